@@ -1,0 +1,160 @@
+//! What each descriptor is, in one word a descriptor: not yet looked at, to be left alone, or the index of its file.
+//!
+//! The table is a hint. Descriptors can be closed and opened without our seeing it (inside libc, by raw system calls),
+//! so the slow path asks the kernel again before it acts on one.
+
+use crate::files::{self, File};
+use crate::{flush, ledger, process, region, sys};
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::Relaxed;
+use freeboard_budget::Mode;
+use freeboard_budget::layout::Aside;
+use libc::c_int;
+
+/// Descriptors from here on are left alone.
+const DESCRIPTORS: usize = 1 << 20;
+
+static TABLE: [AtomicU32; DESCRIPTORS] = [const { AtomicU32::new(0) }; DESCRIPTORS];
+static HIGHEST: AtomicU32 = AtomicU32::new(0);
+
+const UNKNOWN: u32 = 0;
+const FIRST_FILE: u32 = 16;
+
+/// One word of the table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Entry(u32);
+
+impl Entry {
+    const fn aside(reason: Aside) -> Entry {
+        Entry(1 + reason as u32)
+    }
+
+    /// To be left alone.
+    #[inline(always)]
+    pub const fn is_aside(self) -> bool {
+        self.0.wrapping_sub(1) < FIRST_FILE - 1
+    }
+
+    /// Not yet looked at.
+    #[inline(always)]
+    pub const fn is_unknown(self) -> bool {
+        self.0 == UNKNOWN
+    }
+
+    /// The file that it stands for.
+    #[inline(always)]
+    pub fn file(self) -> Option<&'static File> {
+        files::get(self.0.wrapping_sub(FIRST_FILE) as usize)
+    }
+}
+
+/// The word of a descriptor as it stands.
+#[inline(always)]
+pub fn get(fd: c_int) -> Entry {
+    match TABLE.get(fd as usize) {
+        Some(word) => Entry(word.load(Relaxed)),
+        None => Entry::aside(Aside::Full),
+    }
+}
+
+/// The word of a descriptor, looked at now if it was not known.
+pub fn look(fd: c_int) -> Entry {
+    let entry = get(fd);
+    if entry.0 != UNKNOWN || !process::is_ours() {
+        return entry;
+    }
+    let Some(entry) = classify(fd) else { return entry };
+    if let Some(word) = TABLE.get(fd as usize) {
+        if word.compare_exchange(UNKNOWN, entry.0, Relaxed, Relaxed).is_err()
+            && let Some(file) = entry.file()
+        {
+            file.release(); // another thread was first
+        }
+        HIGHEST.fetch_max(fd as u32, Relaxed);
+    }
+    entry
+}
+
+/// Is the descriptor open on this very file?
+pub fn is_on(fd: c_int, file: &File) -> bool {
+    sys::fstat(fd).is_some_and(|stat| files::key(&stat) == file.key())
+}
+
+/// Some descriptor that is open on this file.
+pub fn find(file: &File) -> Option<c_int> {
+    let last = file.last_fd();
+    if last >= 0 && is_on(last, file) {
+        return Some(last);
+    }
+    let highest = HIGHEST.load(Relaxed).min(4096);
+    (0..=highest as c_int)
+        .find(|&fd| get(fd).file().is_some_and(|other| core::ptr::eq(other, file)) && is_on(fd, file))
+        .inspect(|&fd| file.set_last_fd(fd))
+}
+
+/// `None`: the descriptor is not open; the call itself will say so.
+fn classify(fd: c_int) -> Option<Entry> {
+    let stat = sys::fstat(fd)?;
+    let aside = |reason| {
+        ledger::aside(reason);
+        Some(Entry::aside(reason))
+    };
+    let kind = stat.st_mode & libc::S_IFMT;
+    if kind != libc::S_IFREG && kind != libc::S_IFBLK {
+        return aside(Aside::NotAFile);
+    }
+    let flags = sys::status_flags(fd);
+    if flags < 0 || flags & (libc::O_DIRECT | libc::O_DSYNC | libc::O_SYNC) != 0 {
+        return aside(Aside::Direct);
+    }
+    let Some(how) = flush::How::of(fd, kind == libc::S_IFBLK) else {
+        return aside(Aside::Memory);
+    };
+    let mode = region::mode_of_file(fd);
+    if mode == Mode::Off {
+        return aside(Aside::Policy);
+    }
+    match files::open(&stat, fd, how, mode, flags & libc::O_APPEND != 0) {
+        Some(index) => Some(Entry(FIRST_FILE + index as u32)),
+        None => aside(Aside::Full),
+    }
+}
+
+/// Forgets a descriptor, before it is closed or when what it is may have changed. What its file owes stays owed.
+pub fn forget(fd: c_int) {
+    if let Some(word) = TABLE.get(fd as usize)
+        && let Some(file) = Entry(word.swap(UNKNOWN, Relaxed)).file()
+    {
+        file.release();
+    }
+}
+
+/// Makes `to` stand for what `from` stands for: the kernel has just made them the same.
+pub fn copy(from: c_int, to: c_int) {
+    let entry = get(from);
+    if let Some(word) = TABLE.get(to as usize) {
+        if let Some(file) = entry.file() {
+            file.retain();
+        }
+        HIGHEST.fetch_max(to as u32, Relaxed);
+        if let Some(old) = Entry(word.swap(entry.0, Relaxed)).file() {
+            old.release();
+        }
+    }
+}
+
+/// All known descriptors of a range.
+pub fn known(first: u32, last: u32) -> impl Iterator<Item = c_int> {
+    let last = last.min(HIGHEST.load(Relaxed));
+    (first..=last).map(|fd| fd as c_int).filter(|&fd| get(fd).0 != UNKNOWN)
+}
+
+/// Everything is looked at anew: the policy has changed.
+pub fn forget_policy() {
+    for fd in known(0, u32::MAX) {
+        let entry = get(fd);
+        if entry == Entry::aside(Aside::Policy) || entry.file().is_some() {
+            forget(fd);
+        }
+    }
+}

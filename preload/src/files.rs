@@ -1,0 +1,430 @@
+//! The files that this process writes: for each, what it has written and not yet seen reach the disk, as a short queue
+//! of chunks, oldest first.
+//!
+//! Everything is atomic, because hooks run in many threads and in signal handlers. The queue is changed only by the
+//! thread that has the pace (see [`crate::pace`]); a charge is always *moved* by an atomic swap, so that even where two
+//! threads meet, no byte is credited twice.
+
+use crate::flush::How;
+use crate::ledger::{self, word};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
+use freeboard_budget::Mode;
+use libc::{c_int, stat};
+
+/// Files at a time; more are let through unpaced and counted.
+const FILES: usize = 1024;
+/// Chunks in a file's queue; when it is full the youngest grows.
+pub const CHUNKS: usize = 16;
+
+/// A piece of a file whose writeback has been started.
+pub struct Chunk {
+    /// First byte.
+    pub low: AtomicU64,
+    /// End; `u64::MAX`: the end of the file.
+    pub high: AtomicU64,
+    /// What it may still owe, in bytes.
+    pub charge: AtomicU64,
+    /// Pages were left dirty although their writeback had been started, and it was started once more.
+    pub again: AtomicBool,
+}
+
+/// One file, known by device and inode. Laid out as written: what the hot path touches is on the first cache line.
+#[repr(C, align(64))]
+pub struct File {
+    /// What was written since the last harvest ([`word`]).
+    word: AtomicU64,
+    /// The range that positional calls touched since the last cut: hints, stored without a lock. The low end is kept
+    /// as its complement, so that a fresh record is all zero and costs no memory.
+    not_low: AtomicU64,
+    high: AtomicU64,
+    key: AtomicU64,
+    /// Descriptors that stand for it.
+    users: AtomicI32,
+    how: AtomicU32,
+    mode: AtomicU32,
+    /// One more than the descriptor that was last seen to be open on it; 0: none.
+    last_fd: AtomicI32,
+    dev: AtomicU64,
+    append: AtomicBool,
+    /// Plain (not positional) calls wrote since the last cut.
+    plain: AtomicBool,
+    /// The offset was moved, or several descriptors have one each: where plain writes went is not known.
+    scattered: AtomicBool,
+    /// Charge and bytes that were harvested and are in no chunk yet.
+    current: AtomicU64,
+    current_bytes: AtomicU64,
+    /// Nothing below this was appended by us: the file's size when it was first seen.
+    old_end: AtomicU64,
+    /// What we appended and have not dropped starts here.
+    kept_from: AtomicU64,
+    /// All of it was dropped once, because usage was over its target.
+    swept: AtomicBool,
+    /// Charge that a helper's sync will take off.
+    pub syncing: AtomicU64,
+    first: AtomicU32,
+    count: AtomicU32,
+    chunks: [Chunk; CHUNKS],
+}
+
+static TABLE: [File; FILES] = [const { File::new() }; FILES];
+static USED: AtomicU32 = AtomicU32::new(0);
+/// What closed files still owe, in bytes.
+static CLOSED: AtomicU64 = AtomicU64::new(0);
+
+/// Device and inode in one word; never 0.
+pub fn key(stat: &stat) -> u64 {
+    let (dev, ino) = if stat.st_mode & libc::S_IFMT == libc::S_IFBLK {
+        (u64::MAX, stat.st_rdev)
+    } else {
+        (stat.st_dev, stat.st_ino)
+    };
+    let mixed = (dev ^ ino.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ (mixed >> 29) ^ ino) | 1 << 63
+}
+
+/// The file of an index.
+#[inline(always)]
+pub fn get(index: usize) -> Option<&'static File> {
+    TABLE.get(index)
+}
+
+/// All files that are or were in use.
+pub fn all() -> impl Iterator<Item = &'static File> {
+    TABLE.iter().take(USED.load(Acquire) as usize)
+}
+
+/// What closed files still owe.
+pub fn closed() -> &'static AtomicU64 {
+    &CLOSED
+}
+
+/// Finds or makes the record of a file that a descriptor was found to be open on; its index.
+pub fn open(stat: &stat, fd: c_int, how: How, mode: Mode, append: bool) -> Option<usize> {
+    let wanted = key(stat);
+    let used = USED.load(Acquire) as usize;
+    let mut free = None;
+    for (index, file) in TABLE.iter().enumerate().take(used) {
+        if file.key.load(Relaxed) == wanted {
+            file.users.fetch_add(1, AcqRel);
+            if file.key.load(Relaxed) == wanted {
+                if file.users.load(Relaxed) > 1 && !append {
+                    file.scattered.store(true, Relaxed);
+                }
+                file.set_last_fd(fd);
+                if stat.st_mode & libc::S_IFMT == libc::S_IFREG {
+                    file.truncated(stat.st_size as u64); // it can have been, by O_TRUNC, since it was last looked at
+                }
+                return Some(index);
+            }
+            file.users.fetch_sub(1, AcqRel);
+        } else if free.is_none() && file.users.load(Relaxed) == 0 && file.owed() == 0 {
+            free = Some(index);
+        }
+    }
+    let grow = || {
+        let index = USED.fetch_update(AcqRel, Relaxed, |used| (used < FILES as u32).then_some(used + 1)).ok()?;
+        Some(index as usize)
+    };
+    // last of all, a closed file that still owes gives way: its debt is kept with that of the other closed ones
+    let closed = || TABLE.iter().position(|file| file.users.load(Relaxed) == 0);
+    let index = free.or_else(grow).or_else(closed)?;
+    let file = TABLE.get(index)?;
+    file.users.compare_exchange(0, 1, AcqRel, Relaxed).ok()?;
+    file.drain();
+    file.key.store(wanted, Relaxed);
+    file.dev.store(if stat.st_mode & libc::S_IFMT == libc::S_IFBLK { stat.st_rdev } else { stat.st_dev }, Relaxed);
+    file.how.store(how as u32, Relaxed);
+    file.mode.store(mode as u32, Relaxed);
+    file.append.store(append, Relaxed);
+    file.scattered.store(false, Relaxed);
+    file.set_last_fd(fd);
+    let size = if stat.st_mode & libc::S_IFMT == libc::S_IFBLK { 0 } else { stat.st_size as u64 };
+    file.old_end.store(size, Relaxed);
+    file.kept_from.store(size, Relaxed);
+    file.swept.store(false, Relaxed);
+    file.syncing.store(0, Relaxed);
+    file.first.store(0, Relaxed);
+    file.count.store(0, Relaxed);
+    file.forget_range();
+    Some(index)
+}
+
+impl File {
+    const fn new() -> File {
+        File {
+            word: AtomicU64::new(0),
+            not_low: AtomicU64::new(0),
+            high: AtomicU64::new(0),
+            key: AtomicU64::new(0),
+            users: AtomicI32::new(0),
+            how: AtomicU32::new(0),
+            mode: AtomicU32::new(0),
+            last_fd: AtomicI32::new(0),
+            dev: AtomicU64::new(0),
+            append: AtomicBool::new(false),
+            plain: AtomicBool::new(false),
+            scattered: AtomicBool::new(false),
+            current: AtomicU64::new(0),
+            current_bytes: AtomicU64::new(0),
+            old_end: AtomicU64::new(0),
+            kept_from: AtomicU64::new(0),
+            swept: AtomicBool::new(false),
+            syncing: AtomicU64::new(0),
+            first: AtomicU32::new(0),
+            count: AtomicU32::new(0),
+            chunks: [const {
+                Chunk {
+                    low: AtomicU64::new(0),
+                    high: AtomicU64::new(0),
+                    charge: AtomicU64::new(0),
+                    again: AtomicBool::new(false),
+                }
+            }; CHUNKS],
+        }
+    }
+
+    pub fn key(&self) -> u64 {
+        self.key.load(Relaxed)
+    }
+
+    pub fn dev(&self) -> u64 {
+        self.dev.load(Relaxed)
+    }
+
+    pub fn how(&self) -> How {
+        How::from_u32(self.how.load(Relaxed))
+    }
+
+    pub fn set_how(&self, how: How) {
+        self.how.store(how as u32, Relaxed);
+    }
+
+    pub fn mode(&self) -> Mode {
+        Mode::from_u8(self.mode.load(Relaxed) as u8)
+    }
+
+    pub fn is_append(&self) -> bool {
+        self.append.load(Relaxed)
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.users.load(Relaxed) > 0
+    }
+
+    /// Exactly one descriptor stands for it.
+    pub fn is_last_user(&self) -> bool {
+        self.users.load(Relaxed) <= 1
+    }
+
+    pub fn last_fd(&self) -> c_int {
+        self.last_fd.load(Relaxed) - 1
+    }
+
+    pub fn set_last_fd(&self, fd: c_int) {
+        self.last_fd.store(fd + 1, Relaxed);
+    }
+
+    pub fn old_end(&self) -> u64 {
+        self.old_end.load(Relaxed)
+    }
+
+    /// The file ends here now: what is written beyond is appended.
+    pub fn truncated(&self, end: u64) {
+        self.old_end.fetch_min(end, Relaxed);
+        self.kept_from.fetch_min(end, Relaxed);
+    }
+
+    pub fn kept_from(&self) -> u64 {
+        self.kept_from.load(Relaxed)
+    }
+
+    pub fn set_kept_from(&self, offset: u64) {
+        self.kept_from.store(offset, Relaxed);
+    }
+
+    /// Says that all of it is being dropped; `true` the first time.
+    pub fn set_swept(&self) -> bool {
+        !self.swept.swap(true, Relaxed)
+    }
+
+    /// The application moved the file offset.
+    pub fn scatter(&self) {
+        if !self.is_append() {
+            self.scattered.store(true, Relaxed);
+        }
+    }
+
+    pub fn retain(&self) {
+        self.users.fetch_add(1, AcqRel);
+    }
+
+    pub fn release(&self) {
+        self.users.fetch_sub(1, AcqRel);
+    }
+
+    /// Counts a call that wrote `bytes`, and says whether it is time for the slow path to look.
+    #[inline(always)]
+    pub fn settle(&self, bytes: u64, charge: u64) -> bool {
+        let call = word::of_call(bytes, charge);
+        word::is_full(self.word.fetch_add(call, Relaxed).wrapping_add(call))
+    }
+
+    /// The same for a large call.
+    pub fn settle_large(&self, bytes: u64, charge: u64) {
+        ledger::TOTALS.written_bytes.fetch_add(bytes, Relaxed);
+        ledger::TOTALS.calls.fetch_add(1, Relaxed);
+        self.current_bytes.fetch_add(bytes, Relaxed);
+        self.current.fetch_add(charge, Relaxed);
+    }
+
+    /// Widens the range that was touched. On Linux a file that is open for appending takes no offset (pwrite(2), BUGS).
+    #[inline(always)]
+    pub fn touch(&self, offset: u64, bytes: u64) {
+        if self.is_append() {
+            self.touch_plain();
+            return;
+        }
+        if !offset > self.not_low.load(Relaxed) {
+            self.not_low.store(!offset, Relaxed);
+        }
+        let end = offset.wrapping_add(bytes);
+        if end > self.high.load(Relaxed) {
+            self.high.store(end, Relaxed);
+        }
+    }
+
+    /// A plain call is about to write, at an offset that only the kernel knows.
+    #[inline(always)]
+    pub fn touch_plain(&self) {
+        if !self.plain.load(Relaxed) {
+            self.plain.store(true, Relaxed);
+        }
+    }
+
+    fn forget_range(&self) {
+        self.plain.store(false, Relaxed);
+        self.not_low.store(0, Relaxed);
+        self.high.store(0, Relaxed);
+    }
+
+    /// Empties the word into the totals and the current charge. Any thread, any time.
+    pub fn harvest(&self) {
+        let word = self.word.swap(0, Relaxed);
+        if word != 0 {
+            ledger::TOTALS.written_bytes.fetch_add(word::bytes(word), Relaxed);
+            ledger::TOTALS.calls.fetch_add(word::calls(word), Relaxed);
+            self.current_bytes.fetch_add(word::bytes(word), Relaxed);
+            self.current.fetch_add(word::charged(word), Relaxed);
+        }
+    }
+
+    /// Charge that is in no chunk yet.
+    pub fn current(&self) -> u64 {
+        self.current.load(Relaxed)
+    }
+
+    /// Takes off what the kernel says is no longer dirty.
+    pub fn credit_current(&self, left: u64) {
+        let before = self.current.fetch_min(left, Relaxed);
+        ledger::credit(before.saturating_sub(left));
+    }
+
+    /// The range of the current charge: what positional calls touched, and where plain writes ended at `position`
+    /// (negative: not known). `u64::MAX` as the end: the end of the file.
+    pub fn current_range(&self, position: i64) -> (u64, u64) {
+        let (mut low, mut high) = (!self.not_low.load(Relaxed), self.high.load(Relaxed));
+        if !self.plain.load(Relaxed) {
+            return if low < high { (low, high) } else { (0, u64::MAX) };
+        }
+        if self.scattered.load(Relaxed) {
+            return (0, u64::MAX);
+        }
+        let Ok(position) = u64::try_from(position) else { return (0, u64::MAX) };
+        high = high.max(position);
+        low = low.min(position.saturating_sub(self.current_bytes.load(Relaxed)));
+        if low < high { (low, high) } else { (0, u64::MAX) }
+    }
+
+    /// Moves the current charge into a new chunk at the young end, or into the youngest where the queue is full.
+    pub fn cut(&self, low: u64, high: u64) -> u64 {
+        let charge = self.current.swap(0, Relaxed);
+        self.current_bytes.store(0, Relaxed);
+        self.forget_range();
+        let count = self.count.load(Relaxed).min(CHUNKS as u32);
+        let full = count == CHUNKS as u32;
+        let place = self.first.load(Relaxed).wrapping_add(if full { count - 1 } else { count });
+        if let Some(chunk) = self.chunks.get(place as usize % CHUNKS) {
+            if full {
+                chunk.low.fetch_min(low, Relaxed);
+                chunk.high.fetch_max(high, Relaxed);
+                chunk.charge.fetch_add(charge, Relaxed);
+            } else {
+                chunk.low.store(low, Relaxed);
+                chunk.high.store(high, Relaxed);
+                chunk.charge.store(charge, Relaxed);
+                chunk.again.store(false, Relaxed);
+                self.count.store(count + 1, Relaxed);
+            }
+        }
+        charge
+    }
+
+    /// The chunk whose writeback was started first.
+    pub fn oldest(&self) -> Option<&Chunk> {
+        if self.count.load(Relaxed) == 0 {
+            return None;
+        }
+        self.chunks.get(self.first.load(Relaxed) as usize % CHUNKS)
+    }
+
+    /// Takes the oldest chunk out of the queue; what it still owes.
+    pub fn pop(&self) -> u64 {
+        let Some(chunk) = self.oldest() else { return 0 };
+        let charge = chunk.charge.swap(0, Relaxed);
+        self.first.store(self.first.load(Relaxed).wrapping_add(1), Relaxed);
+        let _ = self.count.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
+        charge
+    }
+
+    /// What chunks owe whose writeback was started.
+    pub fn started(&self) -> u64 {
+        let count = self.count.load(Relaxed).min(CHUNKS as u32);
+        let first = self.first.load(Relaxed);
+        (0..count)
+            .filter_map(|step| self.chunks.get(first.wrapping_add(step) as usize % CHUNKS))
+            .map(|chunk| chunk.charge.load(Relaxed))
+            .fold(self.syncing.load(Relaxed), u64::saturating_add)
+    }
+
+    /// All that the file owes, but for calls in flight.
+    pub fn owed(&self) -> u64 {
+        word::charged(self.word.load(Relaxed)).saturating_add(self.current()).saturating_add(self.started())
+    }
+
+    /// Hands all that it owes to the closed files' account.
+    pub fn drain(&self) {
+        CLOSED.fetch_add(self.take_all(), Relaxed);
+    }
+
+    /// Takes all that it owes out of it; the charge is the caller's.
+    pub fn take_all(&self) -> u64 {
+        self.harvest();
+        let mut debt = self.current.swap(0, Relaxed);
+        self.current_bytes.store(0, Relaxed);
+        while self.oldest().is_some() {
+            debt = debt.saturating_add(self.pop());
+        }
+        debt = debt.saturating_add(self.syncing.swap(0, Relaxed));
+        self.forget_range();
+        debt
+    }
+}
+
+/// A child of fork owes nothing; its descriptors still stand for the same files.
+pub fn reset() {
+    for file in all() {
+        file.drain();
+    }
+    CLOSED.store(0, Relaxed);
+}

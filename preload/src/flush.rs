@@ -1,0 +1,148 @@
+//! How a file's pages are sent to the disk, how their arrival is seen, and how they are given back, by filesystem.
+//!
+//! | | flush | arrival | drop |
+//! | --- | --- | --- | --- |
+//! | [`How::Ranges`] ext4, xfs, btrfs, vfat, exfat, f2fs, block devices | sync_file_range(WRITE), 2 MiB a call | cachestat | DONTNEED |
+//! | [`How::Group`] the same without cachestat (Linux before 6.5, seccomp) | the same | the group's unwritten | DONTNEED |
+//! | [`How::Layered`] overlayfs, where sync_file_range does nothing | DONTNEED starts it | the group's unwritten | a second DONTNEED |
+//! | [`How::Remote`] NFS, CIFS, CephFS, FUSE, 9p: on the server only after a commit | sync_file_range(WRITE) | fdatasync in the helper | whole file, in the helper |
+//!
+//! Nothing here waits, and no call carries a WAIT flag or is an fsync: each of those would consume a writeback error
+//! that belongs to the application.
+
+use crate::files::File;
+use crate::{ledger, sys};
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::Relaxed;
+use libc::c_int;
+
+/// See the table above.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum How {
+    Ranges = 0,
+    Group = 1,
+    Layered = 2,
+    Remote = 3,
+}
+
+/// Bytes a sync_file_range call: more would hold the caller where the disk's queue is full.
+const STEP: u64 = 2 << 20;
+
+static NO_CACHESTAT: AtomicBool = AtomicBool::new(false);
+
+mod magic {
+    pub const OVERLAY: u32 = 0x794c_7630;
+    pub const NFS: u32 = 0x6969;
+    pub const CIFS: u32 = 0xff53_4d42;
+    pub const SMB2: u32 = 0xfe53_4d42;
+    pub const CEPH: u32 = 0x00c3_6400;
+    pub const FUSE: u32 = 0x6573_5546;
+    pub const NINEP: u32 = 0x0102_1997;
+    /// Nothing behind the page cache: tmpfs (and devtmpfs), ramfs, hugetlbfs, proc, sysfs, cgroup, cgroup2, debugfs,
+    /// tracefs, securityfs.
+    pub const MEMORY: [u32; 10] = [
+        0x0102_1994,
+        0x8584_58f6,
+        0x9584_58f6,
+        0x9fa0,
+        0x6265_6572,
+        0x0027_e0eb,
+        0x6367_7270,
+        0x6462_6720,
+        0x7472_6163,
+        0x7363_6673,
+    ];
+}
+
+impl How {
+    /// By the kind of filesystem; `None` where there is nothing to flush to. One that is not known starts as
+    /// [`How::Ranges`] and is found out by its effect.
+    pub fn of(fd: c_int, is_block_device: bool) -> Option<How> {
+        let ranges = if NO_CACHESTAT.load(Relaxed) { How::Group } else { How::Ranges };
+        if is_block_device {
+            return Some(ranges);
+        }
+        Some(match sys::fs_magic(fd)? {
+            magic::OVERLAY => How::Layered,
+            magic::NFS | magic::CIFS | magic::SMB2 | magic::CEPH | magic::FUSE | magic::NINEP => How::Remote,
+            known if magic::MEMORY.contains(&known) => return None,
+            _ => ranges,
+        })
+    }
+
+    pub const fn from_u32(word: u32) -> How {
+        match word {
+            0 => How::Ranges,
+            2 => How::Layered,
+            3 => How::Remote,
+            _ => How::Group,
+        }
+    }
+}
+
+/// Starts writeback of a range (`high` `u64::MAX`: to the end of the file).
+pub fn start(file: &File, fd: c_int, low: u64, high: u64) {
+    if file.how() == How::Layered {
+        sys::drop_cache(fd, low, if high == u64::MAX { 0 } else { high - low });
+        return;
+    }
+    if high == u64::MAX {
+        sys::start_writeback(fd, low, 0);
+        return;
+    }
+    let mut at = low;
+    while at < high {
+        // pieces end where large folios do
+        let end = ((at / STEP).wrapping_add(1).wrapping_mul(STEP)).min(high);
+        sys::start_writeback(fd, at, end - at);
+        at = end;
+    }
+}
+
+/// What the kernel says of a range, where cachestat can see it. `None` changes the file's ways for good.
+pub fn measure(file: &File, fd: c_int, low: u64, high: u64) -> Option<sys::CacheStat> {
+    if file.how() != How::Ranges {
+        return None;
+    }
+    // cachestat takes whole pages, and a length of 0 for "to the end"
+    let start = low & !(ledger::PAGE - 1);
+    match sys::cachestat(fd, start, if high == u64::MAX { 0 } else { high - start }) {
+        Ok(stat) => Some(stat),
+        Err(error) => {
+            if error == libc::ENOSYS || error == libc::EPERM || error == libc::EACCES {
+                NO_CACHESTAT.store(error != libc::EACCES, Relaxed);
+                file.set_how(How::Group);
+            }
+            None
+        }
+    }
+}
+
+/// Gives back the clean pages of a range that has been written, and of what lies before it and was kept until now: what
+/// we appended, or, where usage is over its target (`all`), anything.
+pub fn drop_range(file: &File, fd: c_int, low: u64, high: u64, all: bool) {
+    let start = if all && file.set_swept() {
+        0
+    } else if all {
+        low.min(file.kept_from())
+    } else {
+        low.min(file.kept_from()).max(file.old_end().next_multiple_of(ledger::PAGE))
+    };
+    // a large folio is dropped as a whole or not at all
+    let start = if start > file.old_end() { start & !(STEP - 1) } else { start };
+    // the tail page of a growing file stays
+    let high = if high == u64::MAX { high } else { high & !(ledger::PAGE - 1) };
+    if high <= start {
+        return;
+    }
+    let before = measure(file, fd, start, high);
+    sys::drop_cache(fd, start, if high == u64::MAX { 0 } else { high - start });
+    if let (Some(before), Some(after)) = (before, measure(file, fd, start, high)) {
+        let dropped = before.cached.saturating_sub(after.cached).saturating_mul(ledger::PAGE);
+        ledger::TOTALS.dropped_bytes.fetch_add(dropped, Relaxed);
+    }
+    if high != u64::MAX {
+        file.set_kept_from(high & !(STEP - 1));
+    }
+}

@@ -1,0 +1,214 @@
+//! The process's own memory cgroup, read from inside: what the law needs where no sidecar does it, and the group's
+//! unwritten where cachestat is blind.
+//!
+//! A descriptor is open only for the length of one read, in the slow path: nothing of ours stays in the application's
+//! table. Only the thread that has the pace comes here, so the buffers are static.
+//!
+//! This is one of the modules that may say `unsafe`.
+
+use crate::sys;
+use core::cell::UnsafeCell;
+use core::ffi::CStr;
+use core::sync::atomic::AtomicU8;
+use core::sync::atomic::Ordering::Relaxed;
+use freeboard_budget::cgroup::{self, Version};
+use freeboard_budget::law::{self, Level, Target, Verdict};
+
+const PATH: usize = 512;
+/// Levels above the process's own group that are asked for a limit of their own.
+const LEVELS: usize = 8;
+
+struct Buffers {
+    /// The group's directory, from its mount point on.
+    directory: [u8; PATH],
+    directory_len: usize,
+    mount_len: usize,
+    version: Option<Version>,
+    text: [u8; 8192],
+}
+
+struct Pace(UnsafeCell<Buffers>);
+// SAFETY: used only through `with`, which lets one thread in at a time.
+unsafe impl Sync for Pace {}
+
+static BUFFERS: Pace = Pace(UnsafeCell::new(Buffers {
+    directory: [0; PATH],
+    directory_len: 0,
+    mount_len: 0,
+    version: None,
+    text: [0; 8192],
+}));
+
+/// 0: nobody looked; 1: somebody is in; 2: found or given up, and free.
+static GATE: AtomicU8 = AtomicU8::new(0);
+
+/// Lets one thread at the buffers; `None` where another is in there (or this one, beneath a signal handler).
+fn with<T>(act: impl FnOnce(&mut Buffers) -> Option<T>) -> Option<T> {
+    use core::sync::atomic::Ordering::{AcqRel, Release};
+    let before = GATE.swap(1, AcqRel);
+    if before == 1 {
+        return None;
+    }
+    // SAFETY: the gate was not 1, so no other call holds this reference, and it is set back only below.
+    let buffers = unsafe { &mut *BUFFERS.0.get() };
+    if before == 0 {
+        buffers.locate();
+    }
+    let result = act(buffers);
+    GATE.store(2, Release);
+    result
+}
+
+/// A child of fork looks again; a gate that its parent held is open.
+pub fn reset() {
+    GATE.store(0, Relaxed);
+}
+
+impl Buffers {
+    /// Finds the group's directory: /proc/self/cgroup gives the path, /proc/self/mountinfo where its hierarchy is.
+    fn locate(&mut self) {
+        self.version = None;
+        let mut own = [0u8; 2048];
+        let Some(text) = sys::read_file(c"/proc/self/cgroup", &mut own) else { return };
+        let Some((version, path)) = cgroup::own_path(text) else { return };
+        let mut root = [0u8; PATH];
+        let mut point = [0u8; PATH];
+        let Some((root, point)) = find_mount(&mut self.text, version, &mut root, &mut point) else { return };
+        let below = cgroup::below_root(path, root);
+        let mut end = 0;
+        for &byte in point.as_bytes().iter().chain(below.as_bytes()) {
+            let Some(slot) = self.directory.get_mut(end) else { return };
+            *slot = byte;
+            end += 1;
+        }
+        self.directory_len = end;
+        self.mount_len = point.len();
+        self.version = Some(version);
+    }
+
+    /// Reads a file of the group's directory, or of the one that `len` bytes of its path name.
+    fn read(&mut self, len: usize, file: &str) -> Option<&[u8]> {
+        let mut path = [0u8; PATH + 64];
+        let name = self.directory.get(..len)?.iter().chain(b"/").chain(file.as_bytes()).chain(b"\0");
+        let mut end = 0;
+        for (slot, &byte) in path.iter_mut().zip(name) {
+            *slot = byte;
+            end += 1;
+        }
+        let path = CStr::from_bytes_with_nul(path.get(..end)?).ok()?;
+        sys::read_file(path, &mut self.text)
+    }
+
+    fn number(&mut self, len: usize, file: &str) -> Option<u64> {
+        self.read(len, file).and_then(cgroup::limit)
+    }
+
+    fn level(&mut self, len: usize, version: Version, target: Target) -> Option<Level> {
+        let mut limit = self.number(len, version.limit_file())?;
+        if version == Version::V2 {
+            limit = limit.min(self.number(len, "memory.high").unwrap_or(u64::MAX));
+        }
+        if limit == u64::MAX && target.bytes(limit) == u64::MAX {
+            return None;
+        }
+        let usage = self.number(len, version.usage_file())?;
+        let stat = cgroup::stat(self.read(len, "memory.stat")?);
+        Some(Level {
+            limit,
+            target: target.bytes(limit),
+            usage,
+            other: stat.other(version, usage, limit)?,
+            unwritten: stat.unwritten()?,
+        })
+    }
+
+    /// The length of the parent's path, or `None` above the mount point.
+    fn parent(&self, len: usize) -> Option<usize> {
+        let slash = self.directory.get(..len)?.iter().rposition(|&byte| byte == b'/')?;
+        (slash >= self.mount_len).then_some(slash)
+    }
+}
+
+/// Reads mountinfo piece by piece, whole lines at a time.
+fn find_mount<'a>(
+    buffer: &mut [u8; 8192],
+    version: Version,
+    root: &'a mut [u8; PATH],
+    point: &'a mut [u8; PATH],
+) -> Option<(&'a str, &'a str)> {
+    let fd = sys::open(c"/proc/self/mountinfo", libc::O_RDONLY);
+    if fd < 0 {
+        return None;
+    }
+    let mut kept = 0;
+    let found = loop {
+        let got = buffer.get_mut(kept..).and_then(|rest| sys::read(fd, rest)).unwrap_or(0);
+        let filled = kept + got;
+        let Some(text) = buffer.get(..filled) else { break None };
+        if let Some((at_root, at_point)) = cgroup::mount_point(text, version) {
+            break Some((copy(at_root, root), copy(at_point, point)));
+        }
+        if got == 0 {
+            break None;
+        }
+        let line = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        kept = filled.saturating_sub(line);
+        for at in 0..kept {
+            // byte by byte: copy_within can panic
+            let byte = buffer.get(line + at).copied().unwrap_or(0);
+            if let Some(slot) = buffer.get_mut(at) {
+                *slot = byte;
+            }
+        }
+    };
+    sys::close(fd);
+    let (root_len, point_len) = found?;
+    let text = |bytes: &'a [u8; PATH], len: Option<usize>| core::str::from_utf8(bytes.get(..len?)?).ok();
+    Some((text(root, root_len)?, text(point, point_len)?))
+}
+
+fn copy(from: &str, to: &mut [u8; PATH]) -> Option<usize> {
+    to.get_mut(..from.len())?.copy_from_slice(from.as_bytes());
+    Some(from.len())
+}
+
+/// The law, applied to every level of the group that can be seen. `None`: the group cannot be read.
+pub fn judge(target: Target, speed: Option<u64>) -> Option<Verdict> {
+    with(|buffers| {
+        let version = buffers.version?;
+        let mut verdict = None;
+        let mut len = Some(buffers.directory_len);
+        for _ in 0..LEVELS {
+            let Some(here) = len else { break };
+            if let Some(level) = buffers.level(here, version, target) {
+                let judged = law::judge(&level, speed);
+                verdict = Some(verdict.map_or(judged, |other: Verdict| other.stricter(judged)));
+            }
+            len = buffers.parent(here);
+        }
+        // no level has a limit, but the group could be read: nothing limits
+        verdict.or_else(|| buffers.read(buffers.directory_len, "memory.stat").map(|_| Verdict::UNLIMITED))
+    })
+}
+
+/// The group's dirty and writeback in bytes, now; `None` where it cannot be read. Exact within the kernel's charge
+/// batches ([`law::COUNTER_LAG`]).
+pub fn unwritten() -> Option<u64> {
+    with(|buffers| {
+        buffers.version?;
+        cgroup::stat(buffers.read(buffers.directory_len, "memory.stat")?).unwritten()
+    })
+}
+
+/// Opens the group's directory, for the sidecar; the caller closes it. Negative where there is none.
+pub fn open_directory() -> i32 {
+    with(|buffers| {
+        buffers.version?;
+        let mut path = [0u8; PATH + 1];
+        let name = buffers.directory.get(..buffers.directory_len)?;
+        path.get_mut(..name.len())?.copy_from_slice(name);
+        let path = CStr::from_bytes_until_nul(&path).ok()?;
+        Some(sys::open(path, libc::O_RDONLY | libc::O_DIRECTORY))
+    })
+    .unwrap_or(-1)
+}

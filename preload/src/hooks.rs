@@ -1,0 +1,286 @@
+//! Every symbol that is interposed, in one table. A hook is a thin shell: it says which kind of call this is, and the
+//! work is done elsewhere ([`pace`] for what writes, [`descriptors`] for what moves descriptors).
+//!
+//! Variadic functions are declared with the arguments that they can have: on the architectures that we support a
+//! variadic integer argument travels as a named one does, and one that is not there is not looked at.
+
+use crate::real::interpose;
+use crate::{descriptors, pace, process, sys};
+use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
+use libc::{iovec, mode_t, off_t, size_t, ssize_t};
+
+/// The length of an application's vectors, or `None` where the kernel would fault on them.
+unsafe fn length(vectors: *const iovec, count: c_int) -> Option<usize> {
+    let count = usize::try_from(count).ok()?;
+    let mut total = 0usize;
+    let mut done = 0;
+    let mut copy = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 64];
+    while done < count {
+        // SAFETY: only an address is computed; it is read through the kernel.
+        let from = unsafe { vectors.add(done) };
+        match sys::read_iovec(from, count - done, &mut copy) {
+            Ok(Some(got)) => {
+                for vector in copy.iter().take(got) {
+                    total = total.saturating_add(vector.iov_len);
+                }
+                done += got;
+            }
+            Ok(None) => return None,
+            Err(_) => {
+                // the kernel denies process_vm_readv (Docker's default profile does): trust the application, as libc
+                for index in done..count {
+                    // SAFETY: the application promised `count` vectors.
+                    total = total.saturating_add(unsafe { (*vectors.add(index)).iov_len });
+                }
+                return Some(total);
+            }
+        }
+    }
+    Some(total)
+}
+
+pub unsafe fn vectored(fd: c_int, vectors: *const iovec, count: c_int, call: impl Fn() -> ssize_t) -> ssize_t {
+    if descriptors::get(fd).is_aside() {
+        return call();
+    }
+    // SAFETY: the caller's.
+    match unsafe { length(vectors, count) } {
+        Some(bytes) => pace::plain(fd, bytes, call),
+        None => call(),
+    }
+}
+
+pub unsafe fn vectored_at(
+    fd: c_int,
+    vectors: *const iovec,
+    count: c_int,
+    offset: off_t,
+    call: impl Fn() -> ssize_t,
+) -> ssize_t {
+    if descriptors::get(fd).is_aside() {
+        return call();
+    }
+    // SAFETY: the caller's.
+    match unsafe { length(vectors, count) } {
+        // a vector is not taken apart: one piece, paced before and after
+        Some(bytes) if offset >= 0 => pace::positional_whole(fd, offset, bytes, &mut || call()),
+        Some(bytes) => pace::plain(fd, bytes, call),
+        None => call(),
+    }
+}
+
+pub fn close_with(fd: c_int, call: impl FnOnce() -> c_int) -> c_int {
+    let entry = descriptors::get(fd);
+    if !entry.is_unknown() && process::is_ours() {
+        pace::before_close(fd, entry);
+        descriptors::forget(fd);
+    }
+    call()
+}
+
+pub fn duplicate_with(from: c_int, call: impl FnOnce() -> c_int) -> c_int {
+    let to = call();
+    if to >= 0 && process::is_ours() {
+        descriptors::copy(from, to);
+    }
+    to
+}
+
+pub fn replace_with(from: c_int, to: c_int, call: impl FnOnce() -> c_int) -> c_int {
+    if from == to || !process::is_ours() {
+        return call();
+    }
+    let entry = descriptors::get(to);
+    if !entry.is_unknown() {
+        pace::before_close(to, entry);
+        descriptors::forget(to);
+    }
+    let result = call();
+    if result >= 0 {
+        descriptors::copy(from, result);
+    }
+    result
+}
+
+pub fn close_range_with(first: c_uint, last: c_uint, flags: c_uint, call: impl FnOnce() -> c_int) -> c_int {
+    const CLOEXEC: c_uint = 4;
+    const UNSHARE: c_uint = 2;
+    if flags & (CLOEXEC | UNSHARE) == 0 && first <= last && process::is_ours() {
+        for fd in descriptors::known(first, last) {
+            pace::before_close(fd, descriptors::get(fd));
+            descriptors::forget(fd);
+        }
+    }
+    call()
+}
+
+pub fn opened(fd: c_int) -> c_int {
+    // the number can have been closed unseen, inside libc
+    if fd >= 0 && !descriptors::get(fd).is_unknown() && process::is_ours() {
+        descriptors::forget(fd);
+    }
+    fd
+}
+
+pub fn fcntl_with(fd: c_int, command: c_int, call: impl FnOnce() -> c_int) -> c_int {
+    match command {
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => duplicate_with(fd, call),
+        libc::F_SETFL => {
+            let result = call();
+            if result >= 0 && process::is_ours() {
+                descriptors::forget(fd); // O_APPEND and O_DIRECT can have changed
+            }
+            result
+        }
+        _ => call(),
+    }
+}
+
+fn moved<T>(fd: c_int, result: T) -> T {
+    if let Some(file) = descriptors::get(fd).file() {
+        file.scatter();
+    }
+    result
+}
+
+/// The size of a file is about to change by other means than writing: it is looked at first, so that what is written
+/// into the new space counts as appended.
+pub fn resized<T>(fd: c_int, call: impl FnOnce() -> T) -> T {
+    descriptors::look(fd);
+    call()
+}
+
+/// The same for a call that also sets the size.
+pub fn truncated(fd: c_int, bytes: off_t, call: impl FnOnce() -> c_int) -> c_int {
+    let file = descriptors::look(fd).file();
+    let result = call();
+    if result == 0
+        && let Some(file) = file
+    {
+        file.truncated(bytes.max(0) as u64);
+    }
+    result
+}
+
+interpose! {
+    // what writes
+    fn write(fd: c_int, buffer: *const c_void, bytes: size_t) -> ssize_t
+        | libc::SYS_write, [fd, buffer, bytes] => pace::plain(fd, bytes, || next::write(fd, buffer, bytes));
+    fn __write(fd: c_int, buffer: *const c_void, bytes: size_t) -> ssize_t
+        | libc::SYS_write, [fd, buffer, bytes] => pace::plain(fd, bytes, || next::__write(fd, buffer, bytes));
+    fn pwrite(fd: c_int, buffer: *const c_void, bytes: size_t, offset: off_t) -> ssize_t
+        | libc::SYS_pwrite64, [fd, buffer, bytes, offset] => pace::positional(fd, offset, bytes, |done, length| {
+            next::pwrite(fd, buffer.byte_add(done), length, offset + done as off_t)
+        });
+    fn pwrite64(fd: c_int, buffer: *const c_void, bytes: size_t, offset: off_t) -> ssize_t
+        | libc::SYS_pwrite64, [fd, buffer, bytes, offset] => pace::positional(fd, offset, bytes, |done, length| {
+            next::pwrite64(fd, buffer.byte_add(done), length, offset + done as off_t)
+        });
+    fn __pwrite64(fd: c_int, buffer: *const c_void, bytes: size_t, offset: off_t) -> ssize_t
+        | libc::SYS_pwrite64, [fd, buffer, bytes, offset] => pace::positional(fd, offset, bytes, |done, length| {
+            next::__pwrite64(fd, buffer.byte_add(done), length, offset + done as off_t)
+        });
+    fn writev(fd: c_int, vectors: *const iovec, count: c_int) -> ssize_t
+        | libc::SYS_writev, [fd, vectors, count] => vectored(fd, vectors, count, || next::writev(fd, vectors, count));
+    fn pwritev(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t) -> ssize_t
+        | libc::SYS_pwritev, [fd, vectors, count, offset] => {
+            vectored_at(fd, vectors, count, offset, || next::pwritev(fd, vectors, count, offset))
+        };
+    fn pwritev64(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t) -> ssize_t
+        | libc::SYS_pwritev, [fd, vectors, count, offset] => {
+            vectored_at(fd, vectors, count, offset, || next::pwritev64(fd, vectors, count, offset))
+        };
+    fn pwritev2(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t
+        | libc::SYS_pwritev2, [fd, vectors, count, offset, 0, flags] => {
+            vectored_at(fd, vectors, count, offset, || next::pwritev2(fd, vectors, count, offset, flags))
+        };
+    fn pwritev64v2(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t
+        | libc::SYS_pwritev2, [fd, vectors, count, offset, 0, flags] => {
+            vectored_at(fd, vectors, count, offset, || next::pwritev64v2(fd, vectors, count, offset, flags))
+        };
+    fn sendfile(to: c_int, from: c_int, offset: *mut off_t, bytes: size_t) -> ssize_t
+        | libc::SYS_sendfile, [to, from, offset, bytes] => {
+            pace::copying(to, core::ptr::null(), bytes, &mut |length| next::sendfile(to, from, offset, length))
+        };
+    fn sendfile64(to: c_int, from: c_int, offset: *mut off_t, bytes: size_t) -> ssize_t
+        | libc::SYS_sendfile, [to, from, offset, bytes] => {
+            pace::copying(to, core::ptr::null(), bytes, &mut |length| next::sendfile64(to, from, offset, length))
+        };
+    fn copy_file_range(from: c_int, from_at: *mut off_t, to: c_int, to_at: *mut off_t, bytes: size_t, flags: c_uint) -> ssize_t
+        | libc::SYS_copy_file_range, [from, from_at, to, to_at, bytes, flags] => {
+            pace::copying(to, to_at, bytes, &mut |length| next::copy_file_range(from, from_at, to, to_at, length, flags))
+        };
+    fn splice(from: c_int, from_at: *mut off_t, to: c_int, to_at: *mut off_t, bytes: size_t, flags: c_uint) -> ssize_t
+        | libc::SYS_splice, [from, from_at, to, to_at, bytes, flags] => {
+            pace::splicing(to, to_at, bytes, &mut || next::splice(from, from_at, to, to_at, bytes, flags))
+        };
+
+    // what changes a file's size
+    fn fallocate(fd: c_int, mode: c_int, offset: off_t, bytes: off_t) -> c_int
+        | libc::SYS_fallocate, [fd, mode, offset, bytes] => resized(fd, || next::fallocate(fd, mode, offset, bytes));
+    fn fallocate64(fd: c_int, mode: c_int, offset: off_t, bytes: off_t) -> c_int
+        | libc::SYS_fallocate, [fd, mode, offset, bytes] => resized(fd, || next::fallocate64(fd, mode, offset, bytes));
+    fn posix_fallocate(fd: c_int, offset: off_t, bytes: off_t) -> c_int
+        | libc::SYS_fallocate, [fd, 0, offset, bytes] => resized(fd, || next::posix_fallocate(fd, offset, bytes));
+    fn posix_fallocate64(fd: c_int, offset: off_t, bytes: off_t) -> c_int
+        | libc::SYS_fallocate, [fd, 0, offset, bytes] => resized(fd, || next::posix_fallocate64(fd, offset, bytes));
+    fn ftruncate(fd: c_int, bytes: off_t) -> c_int
+        | libc::SYS_ftruncate, [fd, bytes] => truncated(fd, bytes, || next::ftruncate(fd, bytes));
+    fn ftruncate64(fd: c_int, bytes: off_t) -> c_int
+        | libc::SYS_ftruncate, [fd, bytes] => truncated(fd, bytes, || next::ftruncate64(fd, bytes));
+
+    // what moves descriptors and offsets
+    fn close(fd: c_int) -> c_int
+        | libc::SYS_close, [fd] => close_with(fd, || next::close(fd));
+    fn __close(fd: c_int) -> c_int
+        | libc::SYS_close, [fd] => close_with(fd, || next::__close(fd));
+    fn dup(from: c_int) -> c_int
+        | libc::SYS_dup, [from] => duplicate_with(from, || next::dup(from));
+    fn dup2(from: c_int, to: c_int) -> c_int
+        | libc::SYS_dup3, [from, to, 0] => replace_with(from, to, || next::dup2(from, to));
+    fn __dup2(from: c_int, to: c_int) -> c_int
+        | libc::SYS_dup3, [from, to, 0] => replace_with(from, to, || next::__dup2(from, to));
+    fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int
+        | libc::SYS_dup3, [from, to, flags] => replace_with(from, to, || next::dup3(from, to, flags));
+    fn fcntl(fd: c_int, command: c_int, argument: c_long) -> c_int
+        | libc::SYS_fcntl, [fd, command, argument] => fcntl_with(fd, command, || next::fcntl(fd, command, argument));
+    fn __fcntl(fd: c_int, command: c_int, argument: c_long) -> c_int
+        | libc::SYS_fcntl, [fd, command, argument] => fcntl_with(fd, command, || next::__fcntl(fd, command, argument));
+    fn fcntl64(fd: c_int, command: c_int, argument: c_long) -> c_int
+        | libc::SYS_fcntl, [fd, command, argument] => fcntl_with(fd, command, || next::fcntl64(fd, command, argument));
+    fn close_range(first: c_uint, last: c_uint, flags: c_uint) -> c_int
+        | libc::SYS_close_range, [first, last, flags] => {
+            close_range_with(first, last, flags, || next::close_range(first, last, flags))
+        };
+    fn closefrom(first: c_int) -> ()
+        | libc::SYS_close_range, [first, c_uint::MAX, 0] => {
+            close_range_with(first.max(0) as c_uint, c_uint::MAX, 0, || {
+                next::closefrom(first);
+                0
+            });
+        };
+    fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int
+        | libc::SYS_openat, [libc::AT_FDCWD, path, flags, mode] => opened(next::open(path, flags, mode));
+    fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int
+        | libc::SYS_openat, [libc::AT_FDCWD, path, flags, mode] => opened(next::open64(path, flags, mode));
+    fn openat(at: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int
+        | libc::SYS_openat, [at, path, flags, mode] => opened(next::openat(at, path, flags, mode));
+    fn openat64(at: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int
+        | libc::SYS_openat, [at, path, flags, mode] => opened(next::openat64(at, path, flags, mode));
+    fn lseek(fd: c_int, offset: off_t, whence: c_int) -> off_t
+        | libc::SYS_lseek, [fd, offset, whence] => moved_unless_asked(fd, offset, whence, next::lseek(fd, offset, whence));
+    fn lseek64(fd: c_int, offset: off_t, whence: c_int) -> off_t
+        | libc::SYS_lseek, [fd, offset, whence] => moved_unless_asked(fd, offset, whence, next::lseek64(fd, offset, whence));
+
+    // what ends a process without its destructors
+    fn _exit(status: c_int) -> ()
+        | libc::SYS_exit_group, [status] => {
+            crate::finish();
+            next::_exit(status)
+        };
+}
+
+/// `lseek(fd, 0, SEEK_CUR)` only asks.
+pub fn moved_unless_asked(fd: c_int, offset: off_t, whence: c_int, result: off_t) -> off_t {
+    if whence == libc::SEEK_CUR && offset == 0 { result } else { moved(fd, result) }
+}

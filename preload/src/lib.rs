@@ -1,0 +1,77 @@
+//! `libfreeboard.so`: injected with LD_PRELOAD, it paces what an unmodified program writes, so that page cache that is
+//! not yet on disk never fills the container's memory limit.
+//!
+//! What the process does is in one table, [`hooks`]. A call that writes reserves its bytes in the [`ledger`], goes to
+//! the function behind ours ([`real`]), and is booked; that is the hot path: a load, a compare and two additions. When a
+//! chunk is full, or the window is, the slow path ([`pace`]) looks at the kernel's truth, sends pages to the disk
+//! ([`flush`]) and waits, if it must, for the oldest of them.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`hooks`], [`syscall`] | the interposed symbols |
+//! | [`stdio`] | glibc's streams, which no symbol reaches |
+//! | [`real`] | the functions behind them |
+//! | [`descriptors`] | what each descriptor is |
+//! | [`files`] | what each file owes, chunk by chunk |
+//! | [`ledger`] | what the process owes: reserve, settle, credit |
+//! | [`pace`] | the slow path: look, send, wait |
+//! | [`flush`] | how, by filesystem |
+//! | [`helper`] | a thread with a descriptor table of its own, for what outlives a close |
+//! | [`region`] | the sidecar's budget |
+//! | [`group`] | our own cgroup, where there is no sidecar |
+//! | [`process`] | start, fork, vfork, end |
+//! | [`sys`] | raw system calls |
+//!
+//! Inside somebody else's process: no lock is waited for, nothing is allocated, nothing panics or prints, and no
+//! thread-local storage is touched. The library is written as `no_std`, so that the compiler keeps most of that for us.
+#![cfg_attr(not(test), no_std)]
+#![allow(missing_docs, reason = "nothing but the symbols of `hooks` is public outside the library")]
+// the unit tests are built without the symbols, or they would interpose on the test runner
+#![cfg_attr(test, allow(dead_code))]
+#![allow(clippy::missing_safety_doc, reason = "hooks take what their man pages say")]
+
+// Other members of the workspace turn on the `std` features of crates that we share, so std is a dependency whether we
+// use it or not. Nothing of it is linked as long as no panic can be reached; a test of the built library sees to that.
+extern crate std as _;
+
+mod descriptors;
+mod files;
+mod flush;
+mod group;
+mod helper;
+pub mod hooks;
+mod ledger;
+mod pace;
+mod process;
+mod real;
+mod region;
+mod stdio;
+mod sys;
+pub mod syscall;
+
+#[cfg(not(test))]
+#[ctor::ctor(unsafe)]
+fn start() {
+    // first of all, whatever else the environment says; the gates then stay shut, and every call goes through
+    // SAFETY: the environment of a process that is still starting; the name is a C string.
+    let is_disabled = unsafe { !libc::getenv(c"FREEBOARD_DISABLED".as_ptr()).is_null() };
+    hooks::next::resolve();
+    syscall::resolve();
+    if is_disabled {
+        return;
+    }
+    region::start();
+    process::start();
+    stdio::start();
+}
+
+/// The process ends: by its destructors, or by `_exit`.
+extern "C" fn finish() {
+    pace::end();
+    process::end();
+}
+
+#[cfg(not(test))]
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static FINISH: extern "C" fn() = finish;

@@ -1,0 +1,71 @@
+//! Which process is this, and may its state be touched? Answers for fork (a child with a copy of everything), vfork (a
+//! child that runs in the parent's memory), and calls before start-up or after the end.
+//!
+//! One page of memory that the kernel wipes in a child of fork tells the two kinds of children apart: the pid is
+//! another in both, but only a real copy finds the page empty.
+//!
+//! This is one of the modules that may say `unsafe`.
+
+use crate::{files, helper, ledger, pace, region, sys};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
+
+static READY: AtomicBool = AtomicBool::new(false);
+static PID: AtomicI32 = AtomicI32::new(0);
+static MARK: AtomicPtr<AtomicU32> = AtomicPtr::new(core::ptr::null_mut());
+
+const PAGE: usize = 4096;
+
+/// Makes the mark and opens the gates. Once, from the constructor.
+pub fn start() {
+    let page = sys::map_private(PAGE);
+    if !page.is_null() {
+        if sys::wipe_on_fork(page, PAGE) {
+            let mark = page.cast::<AtomicU32>();
+            // SAFETY: a fresh page of our own, aligned, never unmapped.
+            unsafe { (*mark).store(1, Relaxed) };
+            MARK.store(mark, Release);
+        } else {
+            sys::unmap(page, PAGE);
+        }
+    }
+    PID.store(sys::getpid(), Relaxed);
+    READY.store(true, Release);
+}
+
+/// Shuts the gates: every later call goes through unseen.
+pub fn end() {
+    READY.store(false, Release);
+}
+
+/// The process that the state belongs to.
+pub fn pid() -> i32 {
+    PID.load(Relaxed)
+}
+
+/// May the caller change the library's state? `false` in a vfork child, before start-up and after the end. The first
+/// call in a child of fork makes the state the child's own: it owes nothing of what its parent wrote.
+pub fn is_ours() -> bool {
+    if !READY.load(Acquire) {
+        return false;
+    }
+    let pid = sys::getpid();
+    if pid == PID.load(Relaxed) {
+        return true;
+    }
+    let mark = MARK.load(Acquire);
+    if mark.is_null() {
+        return false;
+    }
+    // SAFETY: the page is mapped for the life of the process and all access to it is atomic.
+    let wiped = unsafe { (*mark).compare_exchange(0, 1, AcqRel, Relaxed) }.is_ok();
+    if wiped {
+        pace::reset();
+        helper::reset();
+        region::reset();
+        files::reset();
+        ledger::reset();
+        PID.store(pid, Relaxed);
+    }
+    wiped
+}

@@ -1,0 +1,592 @@
+//! The budget as this process sees it: the region that the sidecar keeps, or, without one, its own cgroup.
+//!
+//! With a socket (`FREEBOARD_SOCKET`) the library sends its cgroup's directory and gets two memfds: sealed against
+//! shrinking, so that no truncation can kill it. With a directory alone (`FREEBOARD_REGION`) the budget file is copied,
+//! never mapped: anybody who may write to a plain file can truncate it. Mappings are never undone, because another
+//! thread may be reading them; there are at most [`ATTACHMENTS`], one a start of a sidecar.
+//!
+//! This is one of the modules that may say `unsafe`.
+
+use crate::{descriptors, group, helper, ledger, pace, process, sys};
+use core::cell::UnsafeCell;
+use core::ffi::CStr;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
+use freeboard_budget::law::{self, Share, Target, Verdict};
+use freeboard_budget::layout::{
+    self, Aside, CONTAINER_DROP, CONTAINER_DROP_CLOSED, CONTAINER_FLAG_BITS, CONTAINER_LIVE, CONTAINER_PRESSURE,
+    CONTAINER_UNLIMITED, Container, Kind, PATTERN_BYTES, Policy, STALE_MS, Slot,
+};
+use freeboard_budget::protocol::{self, Hello, Welcome};
+use freeboard_budget::shm::Mapped;
+use freeboard_budget::slots::Report;
+use freeboard_budget::{Mode, glob, slots};
+use libc::c_int;
+
+/// Starts of a sidecar that a process can follow; after that it reads its own cgroup.
+const ATTACHMENTS: usize = 64;
+/// A file of the region larger than this is not ours.
+const FILE_BYTES_MAX: usize = 4 << 20;
+/// Longest wait for the sidecar's answer.
+const ANSWER_MS: u64 = 200;
+/// A process that did not write for this many ticks is no writer.
+const ACTIVE_TICKS: u64 = 10;
+/// The window of `mode = "always"` where the workload file gives none, in bytes.
+const ALWAYS_WINDOW: u64 = 4 << 20;
+
+/// One start of a sidecar.
+#[derive(Clone, Copy)]
+struct Attachment {
+    budget: Mapped,
+    /// `None`: a copied budget file.
+    counters: Option<Mapped>,
+    container: usize,
+    copy_bytes: usize,
+}
+
+struct Attachments(UnsafeCell<[Option<Attachment>; ATTACHMENTS]>);
+// SAFETY: an entry is written once, by the thread that holds GATE, before CURRENT names it; after that it is only read.
+unsafe impl Sync for Attachments {}
+
+static ATTACHED: Attachments = Attachments(UnsafeCell::new([const { None }; ATTACHMENTS]));
+/// Number of entries written; the last one is in force.
+static CURRENT: AtomicUsize = AtomicUsize::new(0);
+/// 1: somebody is attaching.
+static GATE: AtomicU8 = AtomicU8::new(0);
+static TRIED_AT: AtomicU64 = AtomicU64::new(0);
+static SLOT: AtomicUsize = AtomicUsize::new(0);
+static NONCE: AtomicU64 = AtomicU64::new(0);
+static LAST_TICK: AtomicU64 = AtomicU64::new(0);
+static LAST_TICK_AT: AtomicU64 = AtomicU64::new(0);
+static COPIED_AT: AtomicU64 = AtomicU64::new(0);
+static POLICY_SEEN: AtomicU64 = AtomicU64::new(0);
+static EXCLUDED: AtomicBool = AtomicBool::new(false);
+/// A rule says `always` for some file of this process.
+static ALWAYS: AtomicBool = AtomicBool::new(false);
+static FLAGS: AtomicU64 = AtomicU64::new(0);
+static ALLOWED: AtomicU64 = AtomicU64::new(0);
+/// The group's unwritten at the last tick.
+static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
+static JUDGED_AT: AtomicU64 = AtomicU64::new(0);
+static REFRESHED_AT: AtomicU64 = AtomicU64::new(0);
+
+/// Where the environment says the region and the socket are; copied at start, because setenv may move the originals.
+struct Place {
+    bytes: UnsafeCell<[u8; 128]>,
+    len: AtomicU32,
+}
+// SAFETY: written once, in the constructor, before `len` is published; after that only read.
+unsafe impl Sync for Place {}
+
+static SOCKET: Place = Place { bytes: UnsafeCell::new([0; 128]), len: AtomicU32::new(0) };
+static REGION: Place = Place { bytes: UnsafeCell::new([0; 128]), len: AtomicU32::new(0) };
+
+impl Place {
+    fn set(&self, name: &CStr) {
+        // SAFETY: getenv reads the environment of a process that is still starting; the result is a C string.
+        let value = unsafe {
+            let at = libc::getenv(name.as_ptr());
+            if at.is_null() {
+                return;
+            }
+            CStr::from_ptr(at).to_bytes()
+        };
+        // SAFETY: the constructor is the only writer, and `len` is still 0, so nobody reads.
+        let bytes = unsafe { &mut *self.bytes.get() };
+        if let Some(room) = bytes.get_mut(..value.len()) {
+            room.copy_from_slice(value);
+            self.len.store(value.len() as u32, Release);
+        }
+    }
+
+    /// Empty where the environment says nothing, or more than fits a Unix socket's address.
+    fn get(&self) -> &[u8] {
+        let len = self.len.load(Acquire) as usize;
+        // SAFETY: published by `len`, and never written again.
+        unsafe { &*self.bytes.get() }.get(..len).unwrap_or(&[])
+    }
+}
+
+/// Reads the environment. Once, from the constructor.
+pub fn start() {
+    SOCKET.set(c"FREEBOARD_SOCKET");
+    REGION.set(c"FREEBOARD_REGION");
+}
+
+/// A child of fork has a slot of its own, and looks for its group anew.
+pub fn reset() {
+    SLOT.store(0, Relaxed);
+    NONCE.store(0, Relaxed);
+    GATE.store(0, Relaxed);
+    REFRESHED_AT.store(0, Relaxed);
+    JUDGED_AT.store(0, Relaxed);
+    group::reset();
+}
+
+fn current() -> Option<Attachment> {
+    let count = CURRENT.load(Acquire);
+    // SAFETY: entries below CURRENT were written before it was raised, and are never written again.
+    let all = unsafe { &*ATTACHED.0.get() };
+    all.get(count.checked_sub(1)?).copied().flatten()
+}
+
+/// Usage is near its target: flushed pages are to be dropped.
+pub fn wants_drop() -> bool {
+    FLAGS.load(Relaxed) & CONTAINER_DROP != 0 || mode() == Mode::Always
+}
+
+/// A file that is closed is to be dropped when it has been written: later nobody can.
+pub fn wants_drop_closed() -> bool {
+    FLAGS.load(Relaxed) & CONTAINER_DROP_CLOSED != 0 || wants_drop()
+}
+
+/// Usage is near its target: any page of a file that we write may go.
+pub fn is_over_target() -> bool {
+    FLAGS.load(Relaxed) & CONTAINER_DROP != 0
+}
+
+/// The group owes half of what it may: what is closed now goes to the disk now.
+pub fn is_pressed() -> bool {
+    FLAGS.load(Relaxed) & CONTAINER_PRESSURE != 0
+}
+
+/// The group owes nearly all that it may: what is closed now is waited for.
+pub fn is_crowded() -> bool {
+    UNWRITTEN.load(Relaxed) >= ALLOWED.load(Relaxed) / 4 * 3
+}
+
+/// Most unwritten bytes for the whole group, as last heard.
+pub fn allowed() -> u64 {
+    ALLOWED.load(Relaxed)
+}
+
+fn policy() -> Option<&'static Policy> {
+    attachment_row::<Policy>(&current()?.budget, 0)
+}
+
+/// A row with the life of the process: mappings are never undone.
+fn attachment_row<R: freeboard_budget::shm::Row + 'static>(mapped: &Mapped, index: usize) -> Option<&'static R> {
+    let row: *const R = mapped.row::<R>(index)?;
+    // SAFETY: the row lies in a mapping that stays for the life of the process; it is made of atomics.
+    Some(unsafe { &*row })
+}
+
+/// How the process is treated: by the workload file, `auto` without one.
+pub fn mode() -> Mode {
+    if EXCLUDED.load(Relaxed) {
+        return Mode::Off;
+    }
+    policy().map_or(Mode::Auto, |policy| Mode::from_u8(policy.word.load(Relaxed) as u8))
+}
+
+/// How long a call is held while the disk makes no progress, in nanoseconds.
+pub fn max_stall_ns() -> u64 {
+    let configured = policy().map_or(0, |policy| policy.max_stall_ms.load(Relaxed));
+    if configured == 0 { 10_000_000_000 } else { configured.saturating_mul(1_000_000) }
+}
+
+fn target() -> Target {
+    match policy() {
+        Some(policy) if policy.target_bytes.load(Relaxed) != 0 => Target::Bytes(policy.target_bytes.load(Relaxed)),
+        Some(policy) if (1..=100).contains(&policy.target_percent.load(Relaxed)) => {
+            Target::Percent(policy.target_percent.load(Relaxed))
+        }
+        _ => Target::Percent(80),
+    }
+}
+
+/// How a file is treated: by the first rule that matches its path, else as the process.
+pub fn mode_of_file(fd: c_int) -> Mode {
+    refresh();
+    let process = mode();
+    if process == Mode::Off {
+        return Mode::Off;
+    }
+    let (Some(attachment), Some(policy)) = (current(), policy()) else { return process };
+    if policy.rules.iter().all(|rows| rows.load(Relaxed) == 0) {
+        return process;
+    }
+    let mut path = [0u8; 1024];
+    let mut link = [0u8; 32];
+    let mut digits = [0u8; 10];
+    let name = b"/proc/self/fd/".iter().chain(helper::decimal(&mut digits, fd as u32)).chain(b"\0");
+    for (slot, &byte) in link.iter_mut().zip(name) {
+        *slot = byte;
+    }
+    let Ok(link) = CStr::from_bytes_until_nul(&link) else { return process };
+    let Some(path) = sys::read_link(link, &mut path) else { return process };
+    match first_match(&attachment.budget, Kind::Rules, policy, path) {
+        Some(mode) if mode < u32::from(u8::MAX) => {
+            let mode = Mode::from_u8(mode as u8);
+            if mode == Mode::Always {
+                ALWAYS.store(true, Relaxed);
+            }
+            mode
+        }
+        _ => process,
+    }
+}
+
+/// The mode of the first row in force whose pattern matches.
+fn first_match(budget: &Mapped, kind: Kind, policy: &Policy, path: &[u8]) -> Option<u32> {
+    policy.read(|bank| {
+        let rows = if kind == Kind::Rules { bank.rules(policy) } else { bank.excludes(policy) }.load(Relaxed) as usize;
+        let first = bank.first_row(budget.count(kind));
+        (0..rows).filter_map(|row| budget.rule(kind, first + row)).find_map(|rule| {
+            let mut pattern = [0u8; PATTERN_BYTES];
+            for (bytes, word) in pattern.chunks_exact_mut(8).zip(&rule.pattern) {
+                bytes.copy_from_slice(&word.load(Relaxed).to_le_bytes());
+            }
+            let pattern = pattern.get(..rule.len.load(Relaxed) as usize)?;
+            glob::matches(pattern, path).then(|| rule.mode.load(Relaxed))
+        })
+    })
+}
+
+/// Brings window, chunk and flags up to date. From the slow path; cheap where it was done within the last 2 ms.
+pub fn refresh() {
+    let now = sys::now_ns();
+    if now.wrapping_sub(REFRESHED_AT.load(Relaxed)) < 2_000_000 {
+        return;
+    }
+    REFRESHED_AT.store(now, Relaxed);
+    let mut attachment = current();
+    // a copied file serves until the socket answers
+    let is_settled = |attachment: Attachment| {
+        is_live(&attachment, now) && (attachment.counters.is_some() || SOCKET.get().is_empty())
+    };
+    if !attachment.is_some_and(is_settled) && now.wrapping_sub(TRIED_AT.load(Relaxed)) > STALE_MS * 1_000_000 {
+        attach(now);
+        attachment = current();
+    }
+    let mode = mode();
+    if mode == Mode::Off || mode == Mode::Observe {
+        FLAGS.store(0, Relaxed);
+        ledger::set_share(Share::UNLIMITED);
+        return;
+    }
+    let row = attachment
+        .filter(|attachment| is_live(attachment, now))
+        .and_then(|attachment| attachment_row::<Container>(&attachment.budget, attachment.container))
+        .filter(|row| row.word.load(Relaxed) & CONTAINER_LIVE != 0);
+    let (allowed, unowned, speed) = match row {
+        Some(row) => {
+            UNWRITTEN.store(row.unwritten_bytes.load(Relaxed), Relaxed);
+            let word = row.word.load(Acquire);
+            FLAGS.store(word & ((1 << CONTAINER_FLAG_BITS) - 1), Relaxed);
+            let allowed = (word >> CONTAINER_FLAG_BITS).saturating_mul(ledger::PAGE);
+            let allowed = if word & CONTAINER_UNLIMITED != 0 { u64::MAX } else { allowed };
+            (allowed, row.unowned_bytes.load(Relaxed), row.speed_bytes_per_s.load(Relaxed))
+        }
+        None => (judge_own(now), 0, pace::speed()),
+    };
+    ALLOWED.store(allowed, Relaxed);
+    let speed = (speed != 0).then_some(speed);
+    let configured = policy().map_or(0, |policy| policy.window_bytes.load(Relaxed));
+    let is_always = mode == Mode::Always || ALWAYS.load(Relaxed);
+    let configured = if is_always && configured == 0 { ALWAYS_WINDOW } else { configured };
+    let others = attachment.and_then(|attachment| attachment.counters).map_or(slots::Others::default(), |counters| {
+        slots::others(&counters, SLOT.load(Relaxed), LAST_TICK.load(Relaxed), ACTIVE_TICKS)
+    });
+    if allowed == u64::MAX && configured == 0 && ledger::window() != u64::MAX {
+        ledger::aside(Aside::Unlimited);
+    }
+    ledger::set_share(law::share(allowed, unowned, others.writers + 1, others.owed_bytes, speed, configured));
+    notice_policy();
+}
+
+/// The law, from the process's own cgroup; at most every 20 ms. What is allowed.
+fn judge_own(now: u64) -> u64 {
+    if now.wrapping_sub(JUDGED_AT.load(Relaxed)) < 20_000_000 {
+        return ALLOWED.load(Relaxed);
+    }
+    JUDGED_AT.store(now, Relaxed);
+    let speed = pace::speed();
+    let verdict = group::judge(target(), (speed != 0).then_some(speed)).unwrap_or(Verdict::UNLIMITED);
+    let flag = |on: bool, bit: u64| if on { bit } else { 0 };
+    let flags = flag(verdict.drop, CONTAINER_DROP)
+        | flag(verdict.drop_closed, CONTAINER_DROP_CLOSED)
+        | flag(verdict.pressure, CONTAINER_PRESSURE);
+    FLAGS.store(flags, Relaxed);
+    UNWRITTEN.store(group::unwritten().unwrap_or(0), Relaxed);
+    verdict.allowed
+}
+
+/// Has the heartbeat moved within the last second?
+fn is_live(attachment: &Attachment, now: u64) -> bool {
+    if attachment.counters.is_none() && now.wrapping_sub(COPIED_AT.load(Relaxed)) > layout::TICK_MS * 1_000_000 {
+        COPIED_AT.store(now, Relaxed);
+        copy_file(attachment);
+    }
+    let tick = attachment.budget.tick().load(Acquire);
+    if LAST_TICK.swap(tick, Relaxed) != tick {
+        LAST_TICK_AT.store(now, Relaxed);
+        return true;
+    }
+    now.wrapping_sub(LAST_TICK_AT.load(Relaxed)) < STALE_MS * 1_000_000
+}
+
+/// The policy may have changed since descriptors were looked at.
+fn notice_policy() {
+    let Some(word) = policy().map(|policy| policy.word.load(Acquire)) else { return };
+    let before = POLICY_SEEN.swap(word, Relaxed);
+    if before != 0 && before != word {
+        descriptors::forget_policy();
+    }
+}
+
+/// Writes the process's totals to its slot.
+pub fn publish(owed_bytes: u64, holding: bool) {
+    let Some(attachment) = current() else { return };
+    let Some(counters) = attachment.counters else { return };
+    let report =
+        Report { last_tick: LAST_TICK.load(Relaxed), holding: u64::from(holding), ..ledger::report(owed_bytes) };
+    let published = || {
+        let index = SLOT.load(Relaxed);
+        let nonce = NONCE.load(Relaxed);
+        // row 0: all others were taken, or this process has said its last word
+        nonce != 0 && (index == 0 || counters.row::<Slot>(index).is_some_and(|slot| slot.publish(nonce, &report)))
+    };
+    if !published() {
+        // a child of fork, or the sidecar took an idle process's row back
+        claim_slot(&counters, attachment.container);
+        published();
+    }
+}
+
+/// The process ends: its last word.
+pub fn end() {
+    publish(0, false);
+    // no row any more, so that a thread that still writes does not claim another and say everything again
+    let index = SLOT.swap(0, Relaxed);
+    if let Some(counters) = current().and_then(|attachment| attachment.counters)
+        && let Some(slot) = counters.row::<Slot>(index).filter(|_| index != 0)
+    {
+        slot.end(NONCE.load(Relaxed));
+    }
+}
+
+fn claim_slot(counters: &Mapped, container: usize) {
+    let nonce = sys::random() | 1;
+    let pid_container = u64::from(process::pid() as u32) | (container as u64) << 32;
+    let index = slots::claim(counters, nonce, pid_container, LAST_TICK.load(Relaxed)).unwrap_or(0);
+    NONCE.store(nonce, Relaxed);
+    SLOT.store(index, Relaxed);
+}
+
+/// Looks for a sidecar: by its socket, else by the files of its region.
+fn attach(now: u64) {
+    TRIED_AT.store(now, Relaxed);
+    if (SOCKET.get().is_empty() && REGION.get().is_empty()) || GATE.compare_exchange(0, 1, AcqRel, Relaxed).is_err() {
+        return;
+    }
+    let count = CURRENT.load(Relaxed);
+    // SAFETY: the gate makes this thread the only writer, and the entry at CURRENT has no readers yet.
+    let place = unsafe { (*ATTACHED.0.get()).get_mut(count) };
+    if let Some(place) = place
+        && let Some(attachment) = attach_by_socket().or_else(attach_by_file)
+    {
+        // an answer on the socket is a sign of life; a file is alive when its tick is seen to move
+        LAST_TICK.store(attachment.budget.tick().load(Acquire), Relaxed);
+        let seen_at = if attachment.counters.is_some() { now } else { now.wrapping_sub(2 * STALE_MS * 1_000_000) };
+        LAST_TICK_AT.store(seen_at, Relaxed);
+        *place = Some(attachment);
+        CURRENT.store(count + 1, Release);
+        if let Some(counters) = attachment.counters {
+            claim_slot(&counters, attachment.container);
+        }
+        EXCLUDED.store(is_excluded(&attachment.budget), Relaxed);
+    }
+    GATE.store(0, Release);
+}
+
+fn is_excluded(budget: &Mapped) -> bool {
+    let Some(policy) = budget.row::<Policy>(0) else { return false };
+    let mut program = [0u8; 1024];
+    policy.excludes.iter().any(|rows| rows.load(Relaxed) != 0)
+        && sys::read_link(c"/proc/self/exe", &mut program)
+            .is_some_and(|program| first_match(budget, Kind::Excludes, policy, program).is_some())
+}
+
+fn attach_by_socket() -> Option<Attachment> {
+    let path = SOCKET.get();
+    if path.is_empty() {
+        return None;
+    }
+    let mut address = libc::sockaddr_un { sun_family: libc::AF_UNIX as u16, sun_path: [0; 108] };
+    for (slot, &byte) in address.sun_path.get_mut(..path.len())?.iter_mut().zip(path) {
+        *slot = byte as _;
+    }
+    let bytes = size_of::<libc::sa_family_t>() + path.len() + 1;
+    let directory = group::open_directory();
+    if directory < 0 {
+        return None;
+    }
+    let socket = sys::packet_socket();
+    let mut attachment = None;
+    if socket >= 0 {
+        if sys::connect(socket, &address, bytes.min(size_of_val(&address))) == 0 {
+            attachment = introduce(socket, directory);
+        }
+        sys::close(socket);
+    }
+    sys::close(directory);
+    attachment
+}
+
+/// Room for one control message with two descriptors.
+#[repr(C, align(8))]
+struct Control([u8; 64]);
+
+/// Says hello and takes what comes back.
+fn introduce(socket: c_int, directory: c_int) -> Option<Attachment> {
+    let mut hello =
+        Hello { magic: protocol::MAGIC, major: layout::MAJOR, minor: layout::MINOR, pid: process::pid() as u32 };
+    let mut control = Control([0; 64]);
+    let mut vector = libc::iovec { iov_base: (&raw mut hello).cast(), iov_len: size_of::<Hello>() };
+    // SAFETY: a msghdr of zeros is a valid empty one.
+    let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    // SAFETY: the control buffer has room for one descriptor; CMSG_* only compute addresses inside it.
+    unsafe {
+        message.msg_controllen = libc::CMSG_SPACE(size_of::<c_int>() as u32) as usize;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(size_of::<c_int>() as u32) as usize;
+        libc::CMSG_DATA(header).cast::<c_int>().write_unaligned(directory);
+    }
+    if sys::send_message(socket, &message) != size_of::<Hello>() as isize || !sys::wait_readable(socket, ANSWER_MS) {
+        return None;
+    }
+    let mut welcome = Welcome { magic: 0, status: u32::MAX, container: 0 };
+    control = Control([0; 64]);
+    vector = libc::iovec { iov_base: (&raw mut welcome).cast(), iov_len: size_of::<Welcome>() };
+    message.msg_iov = &raw mut vector;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = size_of::<Control>();
+    message.msg_flags = 0;
+    if sys::receive_message(socket, &mut message) != size_of::<Welcome>() as isize {
+        return None;
+    }
+    let mut fds = [-1; 2];
+    // SAFETY: the kernel filled the control buffer; the descriptors that it names were made for us, and the length of
+    // the message says how many there are.
+    unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        if !header.is_null() && (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+            let count = ((*header).cmsg_len).saturating_sub(libc::CMSG_LEN(0) as usize) / size_of::<c_int>();
+            for index in 0..count {
+                let fd = libc::CMSG_DATA(header).cast::<c_int>().add(index).read_unaligned();
+                match fds.get_mut(index) {
+                    Some(slot) => *slot = fd,
+                    None => sys::close(fd),
+                }
+            }
+        }
+    }
+    let [budget_fd, counters_fd] = fds;
+    let wanted = welcome.magic == protocol::MAGIC && welcome.status == protocol::STATUS_OK;
+    let mapped = if wanted { map(budget_fd, false).zip(map(counters_fd, true)) } else { None };
+    for fd in fds {
+        if fd >= 0 {
+            sys::close(fd);
+        }
+    }
+    let (budget, counters) = mapped?;
+    Some(Attachment { budget, counters: Some(counters), container: welcome.container as usize, copy_bytes: 0 })
+}
+
+/// Maps a sealed memfd and checks it.
+fn map(fd: c_int, counters: bool) -> Option<Mapped> {
+    let bytes = usize::try_from(sys::fstat(fd)?.st_size).ok().filter(|&bytes| bytes <= FILE_BYTES_MAX)?;
+    let seals = sys::seals(fd);
+    if seals < 0 || seals & libc::F_SEAL_SHRINK == 0 {
+        return None; // somebody could truncate it under us
+    }
+    let at = sys::map_shared(fd, bytes, counters);
+    if at.is_null() {
+        return None;
+    }
+    // SAFETY: a fresh mapping of `bytes`, page-aligned, that the seal keeps whole and that is never undone once taken.
+    let mapped = unsafe { if counters { Mapped::counters(at, bytes) } else { Mapped::budget(at, bytes) } };
+    if mapped.is_err() {
+        sys::unmap(at, bytes);
+    }
+    mapped.ok()
+}
+
+fn open_budget_file() -> c_int {
+    let mut path = [0u8; 160];
+    let name = REGION.get().iter().chain(b"/").chain(layout::BUDGET_FILE.as_bytes()).chain(b"\0");
+    for (slot, &byte) in path.iter_mut().zip(name) {
+        *slot = byte;
+    }
+    match CStr::from_bytes_until_nul(&path) {
+        Ok(path) => sys::open(path, libc::O_RDONLY),
+        Err(_) => -1,
+    }
+}
+
+/// Copies the region's budget file into memory of our own, to be copied anew at every tick. Not where its sidecar is the
+/// one that we know already.
+fn attach_by_file() -> Option<Attachment> {
+    if REGION.get().is_empty() {
+        return None;
+    }
+    let known = current().map(|attachment| attachment.budget.generation().load(Relaxed));
+    let fd = open_budget_file();
+    let bytes = sys::fstat(fd).and_then(|stat| usize::try_from(stat.st_size).ok());
+    let attachment = bytes.filter(|&bytes| bytes <= FILE_BYTES_MAX).and_then(|bytes| {
+        let at = sys::map_private(bytes);
+        if at.is_null() {
+            return None;
+        }
+        // SAFETY: fresh private memory of that length.
+        let filled = sys::read(fd, unsafe { core::slice::from_raw_parts_mut(at, bytes) });
+        // SAFETY: the same memory, page-aligned, kept for good once taken.
+        let mapped = unsafe { Mapped::budget(at, bytes) };
+        match (filled, mapped) {
+            (Some(filled), Ok(budget)) if filled == bytes && known != Some(budget.generation().load(Relaxed)) => {
+                let container = own_row(&budget)?;
+                Some(Attachment { budget, counters: None, container, copy_bytes: bytes })
+            }
+            _ => {
+                sys::unmap(at, bytes);
+                None
+            }
+        }
+    });
+    if fd >= 0 {
+        sys::close(fd);
+    }
+    attachment
+}
+
+/// The row of this process's cgroup, by the inode of its directory; one beyond the end where the sidecar does not know
+/// it, so that the policy holds and the law is applied here.
+fn own_row(budget: &Mapped) -> Option<usize> {
+    let directory = group::open_directory();
+    let inode = sys::fstat(directory).map(|stat| stat.st_ino);
+    if directory >= 0 {
+        sys::close(directory);
+    }
+    let rows = budget.count(Kind::Containers);
+    let known = (0..rows)
+        .find(|&index| budget.row::<Container>(index).is_some_and(|row| Some(row.cgroup_id.load(Relaxed)) == inode));
+    Some(known.unwrap_or(rows))
+}
+
+/// Copies the file once more over the same memory: every field that changes is one aligned word.
+fn copy_file(attachment: &Attachment) {
+    let fd = open_budget_file();
+    if fd < 0 {
+        return;
+    }
+    if sys::fstat(fd).is_some_and(|stat| stat.st_size as usize == attachment.copy_bytes) {
+        sys::read_over(fd, attachment.budget.address(), attachment.copy_bytes);
+    }
+    sys::close(fd);
+}

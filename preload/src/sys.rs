@@ -1,0 +1,289 @@
+//! Every system call that the library makes for itself, without libc: nothing here touches errno or thread-local
+//! storage, is a cancellation point, or can be interposed. Results are the kernel's own: negative is `-errno`.
+//!
+//! This is one of the modules that may say `unsafe`.
+
+use core::ffi::CStr;
+use core::mem::MaybeUninit;
+use libc::{c_int, stat};
+
+/// One raw system call.
+///
+/// # Safety
+/// As the kernel's documentation of call `nr` asks of its arguments.
+#[inline]
+pub unsafe fn call(nr: isize, args: [isize; 6]) -> isize {
+    let [a, b, c, d, e, f] = args;
+    let result;
+    // SAFETY: the caller's; the clobbers are those of the kernel's calling convention.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        core::arch::asm!("syscall", inlateout("rax") nr => result, in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d,
+            in("r8") e, in("r9") f, lateout("rcx") _, lateout("r11") _, options(nostack));
+        #[cfg(target_arch = "aarch64")]
+        core::arch::asm!("svc 0", in("x8") nr, inlateout("x0") a => result, in("x1") b, in("x2") c, in("x3") d,
+            in("x4") e, in("x5") f, options(nostack));
+    }
+    result
+}
+
+macro_rules! raw {
+    ($nr:expr $(, $arg:expr)* $(,)?) => {{
+        let args = $crate::sys::six(&[$($arg as isize),*]);
+        // SAFETY: each use passes arguments that are valid for its call: descriptors may be any number, and pointers
+        // come from references, or from memory that the using module owns.
+        unsafe { $crate::sys::call($nr as isize, args) }
+    }};
+}
+
+pub(crate) use raw;
+
+/// Sets errno and gives -1 where a raw result is an error: for the few calls that we make in libc's place.
+///
+/// # Safety
+/// Only where libc itself would set errno: in a hook, as its result.
+pub unsafe fn as_libc(result: isize) -> isize {
+    if (-4095..0).contains(&result) {
+        // SAFETY: errno's address is always valid for the calling thread.
+        unsafe { *libc::__errno_location() = -result as c_int };
+        -1
+    } else {
+        result
+    }
+}
+
+pub fn getpid() -> i32 {
+    raw!(libc::SYS_getpid) as i32
+}
+
+pub fn gettid() -> i32 {
+    raw!(libc::SYS_gettid) as i32
+}
+
+/// Is that thread of this process still there?
+pub fn thread_exists(pid: i32, tid: i32) -> bool {
+    raw!(libc::SYS_tgkill, pid, tid, 0) != -(libc::ESRCH as isize)
+}
+
+/// CLOCK_MONOTONIC in nanoseconds.
+pub fn now_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    raw!(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut time);
+    (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
+}
+
+/// Sleeps; a signal ends it early.
+pub fn sleep_ns(nanoseconds: u64) {
+    let time =
+        libc::timespec { tv_sec: (nanoseconds / 1_000_000_000) as i64, tv_nsec: (nanoseconds % 1_000_000_000) as i64 };
+    raw!(libc::SYS_nanosleep, &raw const time, 0);
+}
+
+/// `fstat`; `None` for a descriptor that is not open.
+pub fn fstat(fd: c_int) -> Option<stat> {
+    let mut buffer = MaybeUninit::<stat>::zeroed();
+    if raw!(libc::SYS_fstat, fd, buffer.as_mut_ptr()) != 0 {
+        return None;
+    }
+    // SAFETY: the kernel filled it, and all bit patterns are valid.
+    Some(unsafe { buffer.assume_init() })
+}
+
+/// The filesystem's magic number (statfs(2)), or `None`.
+pub fn fs_magic(fd: c_int) -> Option<u32> {
+    let mut buffer = MaybeUninit::<libc::statfs>::zeroed();
+    if raw!(libc::SYS_fstatfs, fd, buffer.as_mut_ptr()) != 0 {
+        return None;
+    }
+    // SAFETY: the kernel filled it, and all bit patterns are valid.
+    Some(unsafe { buffer.assume_init() }.f_type as u32)
+}
+
+/// The open file's status flags (`O_*`), or a negative error.
+pub fn status_flags(fd: c_int) -> c_int {
+    raw!(libc::SYS_fcntl, fd, libc::F_GETFL) as c_int
+}
+
+/// The file offset, without moving it; negative where the file has none.
+pub fn position(fd: c_int) -> i64 {
+    raw!(libc::SYS_lseek, fd, 0, libc::SEEK_CUR) as i64
+}
+
+/// Starts writeback of a range and does not wait. Never with a WAIT flag: that would consume the writeback error that
+/// belongs to the application's fsync.
+pub fn start_writeback(fd: c_int, offset: u64, bytes: u64) -> isize {
+    raw!(libc::SYS_sync_file_range, fd, offset, bytes, libc::SYNC_FILE_RANGE_WRITE)
+}
+
+/// `posix_fadvise(POSIX_FADV_DONTNEED)`: drops clean pages of the range; starts writeback of dirty ones.
+pub fn drop_cache(fd: c_int, offset: u64, bytes: u64) -> isize {
+    raw!(libc::SYS_fadvise64, fd, offset, bytes, libc::POSIX_FADV_DONTNEED)
+}
+
+/// `fdatasync` on a descriptor of our own.
+pub fn fdatasync(fd: c_int) -> isize {
+    raw!(libc::SYS_fdatasync, fd)
+}
+
+/// Pages of a range by state, in pages of 4 KiB (`cachestat`, Linux 6.5 and later).
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct CacheStat {
+    pub cached: u64,
+    pub dirty: u64,
+    pub writeback: u64,
+    pub evicted: u64,
+    pub recently_evicted: u64,
+}
+
+const SYS_CACHESTAT: isize = 451;
+
+/// `bytes` 0: to the end of the file.
+pub fn cachestat(fd: c_int, offset: u64, bytes: u64) -> Result<CacheStat, c_int> {
+    let range = [offset, bytes];
+    let mut stat = CacheStat::default();
+    match raw!(SYS_CACHESTAT, fd, &raw const range, &raw mut stat, 0) {
+        0 => Ok(stat),
+        error => Err(-error as c_int),
+    }
+}
+
+/// Opens by path, close-on-exec; negative is an error.
+pub fn open(path: &CStr, flags: c_int) -> c_int {
+    raw!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags | libc::O_CLOEXEC, 0) as c_int
+}
+
+pub fn close(fd: c_int) {
+    raw!(libc::SYS_close, fd);
+}
+
+/// Reads once; the number of bytes, or `None`.
+pub fn read(fd: c_int, buffer: &mut [u8]) -> Option<usize> {
+    let got = raw!(libc::SYS_read, fd, buffer.as_mut_ptr(), buffer.len());
+    usize::try_from(got).ok().filter(|&got| got <= buffer.len())
+}
+
+/// Reads over memory of our own that other threads read as atomics.
+pub fn read_over(fd: c_int, at: *const u8, bytes: usize) {
+    raw!(libc::SYS_read, fd, at, bytes);
+}
+
+/// Reads a small file from its beginning; the part of `buffer` that was filled.
+pub fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    let fd = open(path, libc::O_RDONLY);
+    if fd < 0 {
+        return None;
+    }
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match read(fd, rest) {
+            Some(0) => break,
+            Some(got) => filled += got,
+            None => {
+                close(fd);
+                return None;
+            }
+        }
+    }
+    close(fd);
+    buffer.get(..filled)
+}
+
+/// `readlink`; the part of `buffer` that was filled, `None` also where it was too small.
+pub fn read_link<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    let got = raw!(libc::SYS_readlinkat, libc::AT_FDCWD, path.as_ptr(), buffer.as_mut_ptr(), buffer.len());
+    let got = usize::try_from(got).ok().filter(|&got| got < buffer.len())?;
+    buffer.get(..got)
+}
+
+/// RLIMIT_FSIZE's soft limit in bytes.
+pub fn file_size_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: u64::MAX, rlim_max: u64::MAX };
+    raw!(libc::SYS_prlimit64, 0, libc::RLIMIT_FSIZE, 0, &raw mut limit);
+    limit.rlim_cur
+}
+
+/// Copies `count` vectors of the application without trusting its pointer. `Ok(None)`: the kernel would fault.
+pub fn read_iovec(from: *const libc::iovec, count: usize, to: &mut [libc::iovec; 64]) -> Result<Option<usize>, c_int> {
+    let count = count.min(to.len());
+    let bytes = count * size_of::<libc::iovec>();
+    let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: bytes };
+    let remote = libc::iovec { iov_base: from.cast_mut().cast(), iov_len: bytes };
+    let got = raw!(libc::SYS_process_vm_readv, getpid(), &raw const local, 1, &raw const remote, 1, 0);
+    match got {
+        got if got == bytes as isize => Ok(Some(count)),
+        got if got >= 0 || got == -(libc::EFAULT as isize) => Ok(None),
+        error => Err(-error as c_int),
+    }
+}
+
+/// Private anonymous memory, or a null pointer.
+pub fn map_private(bytes: usize) -> *mut u8 {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let at = raw!(libc::SYS_mmap, 0, bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+    if (-4095..0).contains(&at) { core::ptr::null_mut() } else { at as *mut u8 }
+}
+
+/// Maps the whole of a file shared; null where it cannot be.
+pub fn map_shared(fd: c_int, bytes: usize, writable: bool) -> *mut u8 {
+    let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+    let at = raw!(libc::SYS_mmap, 0, bytes, protection, libc::MAP_SHARED, fd, 0);
+    if (-4095..0).contains(&at) { core::ptr::null_mut() } else { at as *mut u8 }
+}
+
+/// Undoes a mapping that nobody else has seen.
+pub fn unmap(at: *mut u8, bytes: usize) {
+    raw!(libc::SYS_munmap, at, bytes);
+}
+
+/// Makes these pages zero in a child after fork (Linux 4.14 and later); `false` where the kernel will not.
+pub fn wipe_on_fork(at: *mut u8, bytes: usize) -> bool {
+    raw!(libc::SYS_madvise, at, bytes, libc::MADV_WIPEONFORK) == 0
+}
+
+/// The seals of a memfd; negative where it is none.
+pub fn seals(fd: c_int) -> c_int {
+    raw!(libc::SYS_fcntl, fd, libc::F_GET_SEALS) as c_int
+}
+
+/// A Unix socket of packets, close-on-exec and non-blocking; negative is an error.
+pub fn packet_socket() -> c_int {
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    raw!(libc::SYS_socket, libc::AF_UNIX, kind, 0) as c_int
+}
+
+pub fn connect(fd: c_int, address: &libc::sockaddr_un, bytes: usize) -> isize {
+    raw!(libc::SYS_connect, fd, &raw const *address, bytes)
+}
+
+pub fn send_message(fd: c_int, message: &libc::msghdr) -> isize {
+    raw!(libc::SYS_sendmsg, fd, &raw const *message, libc::MSG_NOSIGNAL)
+}
+
+pub fn receive_message(fd: c_int, message: &mut libc::msghdr) -> isize {
+    raw!(libc::SYS_recvmsg, fd, &raw mut *message, libc::MSG_CMSG_CLOEXEC)
+}
+
+/// Waits until the descriptor can be read, at most so long.
+pub fn wait_readable(fd: c_int, milliseconds: u64) -> bool {
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let time = libc::timespec { tv_sec: 0, tv_nsec: (milliseconds.min(999) * 1_000_000) as i64 };
+    raw!(libc::SYS_ppoll, &raw mut poll, 1, &raw const time, 0, 8) == 1
+}
+
+/// Random bytes for a name that nobody else has.
+pub fn random() -> u64 {
+    let mut word = 0u64;
+    let got = raw!(libc::SYS_getrandom, &raw mut word, size_of::<u64>(), libc::GRND_NONBLOCK);
+    if got == 8 { word } else { now_ns() ^ (u64::from(getpid() as u32) << 40) }
+}
+
+/// Pads arguments to the six that every call takes.
+#[inline(always)]
+pub fn six(args: &[isize]) -> [isize; 6] {
+    let mut all = [0; 6];
+    for (slot, arg) in all.iter_mut().zip(args) {
+        *slot = *arg;
+    }
+    all
+}

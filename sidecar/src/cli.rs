@@ -1,0 +1,103 @@
+//! The commands and their flags: one table behind the parser and the help.
+
+use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Keeps the page cache of programs that write from filling their container's memory limit.
+#[derive(Debug, Parser)]
+#[command(name = "freeboard", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a command with its writes paced
+    Run(Run),
+    /// Serve the library in other containers
+    Sidecar(Sidecar),
+    /// Check a workload file and print what it sets
+    Check(Check),
+}
+
+/// Flags of `freeboard run`.
+#[derive(Debug, clap::Args)]
+pub struct Run {
+    /// Memory limit for the command, such as 600M or 1Gi; makes a cgroup for it
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub limit: Option<u64>,
+    /// Workload file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Write what was counted to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Do not print the line at the end
+    #[arg(long)]
+    pub quiet: bool,
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Flags of `freeboard sidecar`.
+#[derive(Debug, clap::Args)]
+pub struct Sidecar {
+    /// Directory for the region's files; applications find it in FREEBOARD_REGION
+    #[arg(long, value_name = "DIR")]
+    pub region: PathBuf,
+    /// Unix socket to listen on; applications find it in FREEBOARD_SOCKET
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Workload file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory to put libfreeboard.so into first
+    #[arg(long, value_name = "DIR")]
+    pub install_lib: Option<PathBuf>,
+}
+
+/// Arguments of `freeboard check`.
+#[derive(Debug, clap::Args)]
+pub struct Check {
+    /// Workload file
+    pub file: PathBuf,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    match freeboard_config::size::parse(text) {
+        Ok(0) => Err("a limit of nothing leaves no room to start; mend: give a size such as 200M".into()),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_table_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_command_is_the_commands_own() {
+        for arguments in [
+            &["freeboard", "run", "--limit", "600M", "--", "dd", "--quiet", "of=x"][..],
+            &["freeboard", "run", "--limit=600M", "dd", "--quiet", "of=x"],
+        ] {
+            let Command::Run(run) = Cli::try_parse_from(arguments).unwrap().command else { panic!("not run") };
+            assert_eq!((run.limit, run.quiet), (Some(600_000_000), false));
+            assert_eq!(run.command, ["dd", "--quiet", "of=x"]);
+        }
+        for arguments in [&["freeboard", "run"][..], &["freeboard", "run", "--limit", "0", "true"], &["freeboard"]] {
+            assert_eq!(Cli::try_parse_from(arguments).unwrap_err().exit_code(), 2, "{arguments:?}");
+        }
+    }
+}

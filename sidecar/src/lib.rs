@@ -1,0 +1,33 @@
+//! The program `freeboard`: the sidecar that tells the library how much room is left, and the commands for people.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`cli`] | the commands and their flags |
+//! | [`cgroup`] | reading memory cgroups through descriptors, v1 and v2; making one for `run --limit` |
+//! | [`region`] | writing the budget, reading the counters |
+//! | [`service`] | the tick: groups and counters in, rows out; the socket |
+//! | [`run`] | `freeboard run`: the service inside a launcher |
+//! | [`sidecar`] | `freeboard sidecar` |
+//! | [`check`] | `freeboard check` |
+//! | [`library`] | finding `libfreeboard.so`, and installing it |
+//! | [`signals`] | signals as a descriptor, and dying of one |
+//!
+//! `unsafe` stands in `region::map` and in `signals`, and nowhere else.
+
+pub mod cgroup;
+pub mod check;
+pub mod cli;
+pub mod library;
+pub mod region;
+pub mod run;
+pub mod service;
+pub mod sidecar;
+pub mod signals;
+
+use std::io::Write;
+
+/// Says something to the person who started the program, on stderr. Unlike `eprintln!` it does not panic where stderr
+/// is closed.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "freeboard: {line}");
+}

@@ -1,0 +1,23 @@
+//! Starts what the command line asks for, and ends as it ends.
+
+use clap::Parser;
+use freeboard_sidecar::cli::{Cli, Command};
+use freeboard_sidecar::run::Ending;
+use freeboard_sidecar::{check, run, say, sidecar, signals};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(flags) => run::run(&flags),
+        Command::Sidecar(flags) => sidecar::sidecar(&flags).map(|()| Ending::Code(0)),
+        Command::Check(flags) => check::check(&flags).map(|()| Ending::Code(0)),
+    };
+    match done {
+        Ok(Ending::Code(code)) => ExitCode::from(code),
+        Ok(Ending::Signal(signal)) => signals::die_of(signal),
+        Err(error) => {
+            say(&format!("{error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Writing the budget: the policy, the containers' rows, the devices' rows, the heartbeat.
+
+use super::map::Memory;
+use super::{memfd, put, seal};
+use anyhow::{Context, Result, bail};
+use freeboard_budget::law::{Target, Verdict};
+use freeboard_budget::layout::{
+    BUDGET_FILE, CONTAINER_DROP, CONTAINER_DROP_CLOSED, CONTAINER_FLAG_BITS, CONTAINER_LIVE, CONTAINER_PRESSURE,
+    CONTAINER_UNLIMITED, Container, Device, Kind, PATTERN_BYTES, Policy, Rule, budget_layout,
+};
+use freeboard_budget::policy::Bank;
+use freeboard_config::Workload;
+use rustix::fs::SealFlags;
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+
+/// [`Rule::mode`] of a rule that leaves the mode to the process's.
+const MODE_AS_PROCESS: u32 = 255;
+
+/// The budget: a sealed memfd that this process alone can write, and its copy in the region's directory.
+#[derive(Debug)]
+pub struct Budget {
+    memory: Memory,
+    memfd: File,
+    copy: File,
+    /// Bytes from the file's start to the first rule: what changes with every tick.
+    ticking_bytes: usize,
+}
+
+/// The numbers of one container's row, in the units of [`Container`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Row {
+    /// What the law says.
+    pub verdict: Verdict,
+    /// As [`Container::limit_bytes`].
+    pub limit: u64,
+    /// As [`Container::target_bytes`].
+    pub target: u64,
+    /// As [`Container::usage_bytes`].
+    pub usage: u64,
+    /// As [`Container::unwritten_bytes`].
+    pub unwritten: u64,
+    /// As [`Container::other_bytes`].
+    pub other: u64,
+    /// As [`Container::unowned_bytes`].
+    pub unowned: u64,
+    /// As [`Container::speed_bytes_per_s`].
+    pub speed: Option<u64>,
+    /// As [`Container::limit_hits`].
+    pub limit_hits: u64,
+    /// As [`Container::peak_unwritten_bytes`].
+    pub peak_unwritten: u64,
+}
+
+/// A verdict as [`Container::word`].
+pub fn word(verdict: &Verdict) -> u64 {
+    let most = (1 << (64 - CONTAINER_FLAG_BITS)) - 1;
+    let mut word = (verdict.allowed / 4096).min(most) << CONTAINER_FLAG_BITS | CONTAINER_LIVE;
+    for (set, bit) in [
+        (verdict.drop, CONTAINER_DROP),
+        (verdict.drop_closed, CONTAINER_DROP_CLOSED),
+        (verdict.allowed == u64::MAX, CONTAINER_UNLIMITED),
+        (verdict.pressure, CONTAINER_PRESSURE),
+    ] {
+        if set {
+            word |= bit;
+        }
+    }
+    word
+}
+
+impl Budget {
+    /// Makes the memfd, and the file in the region's directory.
+    ///
+    /// # Errors
+    /// What could not be made; sealing wants Linux 5.1.
+    pub fn create(dir: &Path, generation: u64) -> Result<Budget> {
+        let layout = budget_layout();
+        let memfd = memfd("freeboard-budget", layout.file_bytes).context("cannot make shared memory (memfd)")?;
+        let memory = Memory::shared(&memfd, layout, generation).context("cannot map the budget")?;
+        seal(&memfd, SealFlags::FUTURE_WRITE).context("cannot seal the budget; this needs Linux 5.1 or later")?;
+        let copy = put(dir, BUDGET_FILE, &memory.to_vec(), 0o444)?;
+        let ticking_bytes = layout.table(Kind::Rules).map_or(layout.file_bytes, |table| table.offset.into()) as usize;
+        Ok(Budget { memory, memfd, copy, ticking_bytes })
+    }
+
+    /// The memfd, to be handed to applications.
+    pub fn memfd(&self) -> &File {
+        &self.memfd
+    }
+
+    /// Number of container rows.
+    pub fn containers(&self) -> usize {
+        self.memory.count(Kind::Containers)
+    }
+
+    /// Puts a workload file in force: fills the bank of rules that is not, then flips to it with one store.
+    ///
+    /// # Errors
+    /// A pattern or a list that is too long for the region.
+    pub fn set_policy(&self, workload: &Workload) -> Result<()> {
+        let Some(policy) = self.memory.row::<Policy>(0) else { bail!("the budget has no policy row") };
+        policy.change(workload.writes.mode, |bank| self.fill_policy(policy, bank, workload))?;
+        self.memory.copy_to(&self.copy, usize::MAX).context("cannot write the region's budget file")
+    }
+
+    fn fill_policy(&self, policy: &Policy, bank: Bank, workload: &Workload) -> Result<()> {
+        let rules = workload.rules.iter().map(|rule| {
+            let mode = rule.mode.map_or(MODE_AS_PROCESS, |mode| mode as u32);
+            (rule.path.as_str(), mode, u32::from(rule.reads_drop_behind))
+        });
+        let excludes = workload.processes.exclude.iter().map(|path| (path.as_str(), MODE_AS_PROCESS, 0));
+        let rules = self.fill(Kind::Rules, bank, "rules", rules)?;
+        let excludes = self.fill(Kind::Excludes, bank, "processes to exclude", excludes)?;
+
+        let (percent, bytes) = match workload.memory.target {
+            Target::Percent(percent) => (percent, 0),
+            Target::Bytes(bytes) => (0, bytes),
+        };
+        policy.target_percent.store(percent, Relaxed);
+        policy.target_bytes.store(bytes, Relaxed);
+        policy.window_bytes.store(workload.writes.window_bytes.unwrap_or(0), Relaxed);
+        let max_stall_ms = u64::try_from(workload.writes.max_stall.as_millis()).unwrap_or(u64::MAX);
+        policy.max_stall_ms.store(max_stall_ms, Relaxed);
+        bank.rules(policy).store(rules, Relaxed);
+        bank.excludes(policy).store(excludes, Relaxed);
+        Ok(())
+    }
+
+    /// Writes one bank of a table of patterns; returns the number of its rows.
+    fn fill<'a>(
+        &self,
+        kind: Kind,
+        bank: Bank,
+        what: &str,
+        rows: impl ExactSizeIterator<Item = (&'a str, u32, u32)>,
+    ) -> Result<u32> {
+        let rows_of_both = self.memory.count(kind);
+        let room = rows_of_both / 2;
+        let count = rows.len();
+        if count > room {
+            bail!("the workload file has {count} {what}, and there is room for {room}: join some with * or **");
+        }
+        for (index, (pattern, mode, reads)) in rows.enumerate() {
+            if pattern.len() > PATTERN_BYTES {
+                bail!(
+                    "the path {pattern:?} is {} bytes long, and the most is {PATTERN_BYTES}: shorten it with **",
+                    pattern.len()
+                );
+            }
+            if let Some(row) = self.memory.rule(kind, bank.first_row(rows_of_both) + index) {
+                write_rule(row, pattern.as_bytes(), mode, reads);
+            }
+        }
+        Ok(count as u32)
+    }
+
+    /// Writes a container's row; `word` last, so that whoever sees it sees numbers at least as new.
+    pub fn set_container(&self, index: usize, id: u64, numbers: &Row) {
+        let Some(row) = self.memory.row::<Container>(index) else { return };
+        row.cgroup_id.store(id, Relaxed);
+        row.limit_bytes.store(numbers.limit, Relaxed);
+        row.target_bytes.store(numbers.target, Relaxed);
+        row.usage_bytes.store(numbers.usage, Relaxed);
+        row.unwritten_bytes.store(numbers.unwritten, Relaxed);
+        row.other_bytes.store(numbers.other, Relaxed);
+        row.unowned_bytes.store(numbers.unowned, Relaxed);
+        row.speed_bytes_per_s.store(numbers.speed.unwrap_or(0), Relaxed);
+        row.limit_hits.store(numbers.limit_hits, Relaxed);
+        row.peak_unwritten_bytes.store(numbers.peak_unwritten, Relaxed);
+        row.word.store(word(&numbers.verdict), Release);
+    }
+
+    /// Says that a container's numbers are not to be used; the row stays its own.
+    pub fn silence_container(&self, index: usize) {
+        if let Some(row) = self.memory.row::<Container>(index) {
+            row.word.store(0, Release);
+        }
+    }
+
+    /// Gives a container's row free.
+    pub fn free_container(&self, index: usize) {
+        self.silence_container(index);
+        if let Some(row) = self.memory.row::<Container>(index) {
+            row.cgroup_id.store(0, Relaxed);
+        }
+    }
+
+    /// Writes the devices' rows: (st_dev, speed, owed bytes), as many as there is room for; the others are freed.
+    pub fn set_devices(&self, devices: impl Iterator<Item = (u64, Option<u64>, u64)>) {
+        let mut devices = devices.fuse();
+        for index in 0..self.memory.count(Kind::Devices) {
+            let Some(row) = self.memory.row::<Device>(index) else { return };
+            let (dev, speed, owed) = devices.next().unwrap_or((0, None, 0));
+            if row.dev.load(Relaxed) != dev {
+                // a reader that comes between sees a disk whose speed is not known, never another's speed
+                row.speed_bytes_per_s.store(0, Relaxed);
+                row.dev.store(dev, Release);
+            }
+            row.outstanding_bytes.store(owed, Relaxed);
+            row.speed_bytes_per_s.store(speed.unwrap_or(0), Release);
+        }
+    }
+
+    /// The heartbeat's count.
+    pub fn tick(&self) -> u64 {
+        self.memory.tick().load(Relaxed)
+    }
+
+    /// Beats, and brings the copy in the region's directory up to date. Readers of the copy use the heartbeat, the
+    /// policy and the devices; the kernel copies in whole words, and a torn count would be right at the next tick.
+    ///
+    /// # Errors
+    /// What writing the copy gave; the memfd is up to date all the same.
+    pub fn beat(&self) -> std::io::Result<()> {
+        self.memory.tick().fetch_add(1, Release);
+        self.memory.copy_to(&self.copy, self.ticking_bytes)
+    }
+}
+
+fn write_rule(row: &Rule, pattern: &[u8], mode: u32, reads: u32) {
+    for (word, bytes) in row.pattern.iter().zip(pattern.chunks(8)) {
+        let mut padded = [0u8; 8];
+        padded[..bytes.len()].copy_from_slice(bytes);
+        word.store(u64::from_le_bytes(padded), Relaxed);
+    }
+    row.mode.store(mode, Relaxed);
+    row.reads.store(reads, Relaxed);
+    row.len.store(pattern.len() as u32, Relaxed);
+}

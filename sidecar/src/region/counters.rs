@@ -1,0 +1,111 @@
+//! One container's counters: what its processes say of themselves.
+
+use super::map::Memory;
+use super::{SLOTS, memfd, put, seal};
+use anyhow::{Context, Result};
+use freeboard_budget::layout::{COUNTERS_FILE, Kind, Slot, counters_layout};
+use freeboard_budget::slots::Report;
+use rustix::fs::SealFlags;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// The rows, and where their processes write them.
+#[derive(Debug)]
+pub struct Counters {
+    memory: Memory,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// A sealed memfd, mapped: what is read is what the processes write.
+    Memfd(File),
+    /// The region's file, copied in before it is looked at.
+    Copied(File),
+}
+
+impl Counters {
+    /// The counters of a container that is served over the socket.
+    ///
+    /// # Errors
+    /// What could not be made.
+    pub fn sealed(generation: u64) -> Result<Counters> {
+        let layout = counters_layout(SLOTS);
+        let memfd = memfd("freeboard-counters", layout.file_bytes).context("cannot make shared memory (memfd)")?;
+        let memory = Memory::shared(&memfd, layout, generation).context("cannot map the counters")?;
+        seal(&memfd, SealFlags::empty()).context("cannot seal the counters")?;
+        Ok(Counters { memory, place: Place::Memfd(memfd) })
+    }
+
+    /// The counters file in the region's directory.
+    ///
+    /// # Errors
+    /// What could not be made.
+    pub fn in_region(dir: &Path, generation: u64) -> Result<Counters> {
+        let memory = Memory::private(counters_layout(SLOTS), generation).context("cannot map memory")?;
+        let file = put(dir, COUNTERS_FILE, &memory.to_vec(), 0o666)?;
+        Ok(Counters { memory, place: Place::Copied(file) })
+    }
+
+    /// The memfd, to be handed to the container's applications; `None` for the region's file.
+    pub fn memfd(&self) -> Option<&File> {
+        match &self.place {
+            Place::Memfd(memfd) => Some(memfd),
+            Place::Copied(_) => None,
+        }
+    }
+
+    /// Brings the rows up to date.
+    ///
+    /// # Errors
+    /// What reading the region's file gave.
+    pub fn refresh(&mut self) -> io::Result<()> {
+        match &self.place {
+            Place::Memfd(_) => Ok(()),
+            Place::Copied(file) => self.memory.copy_from(file),
+        }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.memory.count(Kind::Slots)
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A row, or `None` beyond the end.
+    pub fn slot(&self, index: usize) -> Option<&Slot> {
+        self.memory.row::<Slot>(index)
+    }
+
+    /// Ends a row in place of its owner; see [`Slot::end`].
+    pub fn end(&self, index: usize, nonce: u64) {
+        let Some(slot) = self.slot(index) else { return };
+        if slot.end(nonce) {
+            self.hand_on(index, slot);
+        }
+    }
+
+    /// The last word of a row's owner that has ended; the row is free after it.
+    pub fn collect(&self, index: usize) -> Option<Report> {
+        let slot = self.slot(index)?;
+        let report = slot.collect()?;
+        self.hand_on(index, slot);
+        Some(report)
+    }
+
+    /// Writes a row's state to where its processes see it.
+    fn hand_on(&self, index: usize, slot: &Slot) {
+        let Place::Copied(file) = &self.place else { return };
+        let Some(table) = counters_layout(SLOTS).table(Kind::Slots) else { return };
+        let at = u64::from(table.offset) + u64::from(table.stride) * index as u64;
+        // a row that cannot be written, in a file that was truncated, is nobody's
+        let _ = file.write_all_at(&slot.state.load(Relaxed).to_ne_bytes(), at);
+    }
+}

@@ -1,0 +1,150 @@
+//! The sidecar's work, wherever it runs: alone in its container, or inside the launcher.
+//!
+//! Two threads share one state under a lock: one ticks, one answers the socket. What an application hands over may
+//! be slow to look at (a descriptor of a FUSE directory whose daemon hangs), so the server looks at it without the
+//! lock, and the heartbeat never waits for a client.
+
+mod container;
+mod ledgers;
+mod server;
+mod speed;
+mod state;
+
+pub use container::{Observed, Peak, Summary};
+pub use ledgers::Totals;
+
+use crate::cgroup::Group;
+use anyhow::{Context, Result};
+use freeboard_budget::layout::TICK_MS;
+use freeboard_config::Workload;
+use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::fd::OwnedFd;
+use rustix::io::{read, retry_on_intr, write};
+use rustix::time::{ClockId, Timespec, clock_gettime};
+use server::Vacant;
+use state::State;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+/// Time between two looks while somebody writes: a fast disk takes 15 MB in it, of which a small container may have to
+/// be relieved before it is full.
+pub const BUSY: Duration = Duration::from_millis(10);
+/// Time between two looks while nobody does: the heartbeat's.
+pub const IDLE: Duration = Duration::from_millis(TICK_MS);
+
+/// The monotonic clock.
+pub fn now() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default()
+}
+
+/// A running service; ends when dropped.
+#[derive(Debug)]
+pub struct Service {
+    state: Arc<Mutex<State>>,
+    bells: Arc<Bells>,
+    ticker: Option<JoinHandle<()>>,
+    _name: server::Name,
+}
+
+/// What wakes the threads.
+#[derive(Debug)]
+struct Bells {
+    /// Readable once the service is to end.
+    stop: OwnedFd,
+    /// Readable when a process was let in, which is about to write.
+    newcomer: OwnedFd,
+}
+
+impl Bells {
+    fn new() -> rustix::io::Result<Bells> {
+        let bell = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        Ok(Bells { stop: bell()?, newcomer: bell()? })
+    }
+
+    fn ring(bell: &OwnedFd) {
+        // a bell that cannot take more is ringing
+        let _ = write(bell, &1u64.to_ne_bytes());
+    }
+}
+
+impl Service {
+    /// Makes the region in `region`, listens on `socket`, and starts. Looks at a group every [`BUSY`] while somebody
+    /// writes in it, and every `idle`, at most [`IDLE`], while nobody does.
+    ///
+    /// # Errors
+    /// What could not be made; where another sidecar answers on the socket, that.
+    pub fn start(region: &Path, socket: &Path, workload: &Workload, idle: Duration) -> Result<Service> {
+        let vacant = Vacant::check(socket)?;
+        let generation = clock_gettime(ClockId::Realtime);
+        let generation = generation.tv_sec as u64 * 1_000_000_000 + generation.tv_nsec as u64;
+        let state = Arc::new(Mutex::new(State::create(region, workload, generation)?));
+        let bells = Arc::new(Bells::new().context("cannot make an event descriptor")?);
+        // the region is whole before a client can ask for it
+        let (server, name) = vacant.listen()?;
+        let mut service = Service { state, bells, ticker: None, _name: name };
+        let (state, bells) = (service.state.clone(), service.bells.clone());
+        let ticker = Builder::new().name("ticker".into()).spawn(move || tick(&state, &bells, idle.min(IDLE)));
+        service.ticker = Some(ticker.context("cannot start a thread")?);
+        let (state, bells) = (service.state.clone(), service.bells.clone());
+        let server = Builder::new().name("server".into()).spawn(move || server.serve(&state, &bells));
+        // not waited for at the end: it may hang on a client's descriptor
+        server.context("cannot start a thread")?;
+        Ok(service)
+    }
+
+    /// Takes a group in before any of its processes says hello. Returns its row.
+    ///
+    /// # Errors
+    /// Shared memory could not be made.
+    pub fn watch(&self, group: Group) -> Result<u32> {
+        match self.state.lock().admit(group, now()) {
+            Ok(admission) => Ok(admission.row),
+            Err(state::Refused::Full) => anyhow::bail!("the containers table is full"),
+            Err(state::Refused::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Looks once more, and says what all processes counted and what the kernel said of the group in `row`.
+    pub fn finish(&self, row: Option<u32>) -> (Summary, Option<Observed>) {
+        let mut state = self.state.lock();
+        // a file of the region that cannot be written keeps nobody from being counted
+        let _ = state.tick(now(), true);
+        (state.summary(), row.and_then(|row| state.observed(row)))
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        Bells::ring(&self.bells.stop);
+        if let Some(ticker) = self.ticker.take() {
+            let _ = ticker.join();
+        }
+    }
+}
+
+/// Ticks until told to stop.
+fn tick(state: &Mutex<State>, bells: &Bells, idle: Duration) {
+    let mut told = false;
+    let mut due = now();
+    loop {
+        let wait = Timespec::try_from(due.saturating_sub(now())).unwrap_or_default();
+        let mut fds = [PollFd::new(&bells.stop, PollFlags::IN), PollFd::new(&bells.newcomer, PollFlags::IN)];
+        if retry_on_intr(|| poll(&mut fds, Some(&wait))).is_err() || !fds[0].revents().is_empty() {
+            return;
+        }
+        let newcomer = read(&bells.newcomer, &mut [0u8; 8]).is_ok();
+        let started = now();
+        let writers = state.lock().tick(started, idle < IDLE).unwrap_or_else(|error| {
+            if !std::mem::replace(&mut told, true) {
+                crate::say(&format!("the region's files cannot be kept up to date: {error}"));
+            }
+            true
+        });
+        let period = if newcomer || writers { BUSY.min(idle) } else { idle };
+        // from when it was due, so that lateness does not add up; from now where it is far behind
+        due = (due + period).max(started);
+    }
+}

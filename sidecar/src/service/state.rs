@@ -1,0 +1,189 @@
+//! All containers, and the tick that brings their rows up to date.
+
+use super::container::{Container, Observed, Summary};
+use super::ledgers::{Ledgers, Totals};
+use super::speed::{Flows, Speeds};
+use crate::cgroup::{Group, Lost};
+use crate::region::budget::Budget;
+use crate::region::counters::Counters;
+use anyhow::Result;
+use freeboard_budget::law::Target;
+use freeboard_budget::layout::TICK_MS;
+use freeboard_config::Workload;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+/// What an application gets for its hello.
+#[derive(Debug)]
+pub struct Admission {
+    /// Its container's row.
+    pub row: u32,
+    /// The budget's memfd.
+    pub budget: File,
+    /// The memfd of its container's counters.
+    pub counters: File,
+}
+
+/// Why an application was not admitted.
+#[derive(Debug)]
+pub enum Refused {
+    /// All rows of the containers table are taken.
+    Full,
+    /// Shared memory could not be made.
+    Failed(anyhow::Error),
+}
+
+/// Everything that the service knows.
+#[derive(Debug)]
+pub struct State {
+    budget: Budget,
+    generation: u64,
+    target: Target,
+    /// The counters file in the region's directory: processes that only mount it. They judge their own group; the
+    /// budget's row 0 is theirs and has no numbers.
+    mounted: Ledgers,
+    /// By row; row 0 stays empty.
+    containers: Vec<Option<Container>>,
+    /// The row after the one given away last: a row is used again as late as possible, for processes that were in a
+    /// group that is gone may still look at it.
+    next_row: usize,
+    /// What containers that are gone counted.
+    gone: Summary,
+    speeds: Speeds,
+    last: Option<Duration>,
+    last_beat: Option<Duration>,
+    told_unreadable: bool,
+}
+
+impl State {
+    /// Makes the region in `dir` and puts the workload in force.
+    ///
+    /// # Errors
+    /// What could not be made, or what of the workload file does not fit.
+    pub fn create(dir: &Path, workload: &Workload, generation: u64) -> Result<State> {
+        let budget = Budget::create(dir, generation)?;
+        budget.set_policy(workload)?;
+        let mounted = Ledgers::new(Counters::in_region(dir, generation)?);
+        let containers = std::iter::repeat_with(|| None).take(budget.containers()).collect();
+        Ok(State {
+            budget,
+            generation,
+            target: workload.memory.target,
+            mounted,
+            containers,
+            next_row: 1,
+            gone: Summary::default(),
+            speeds: Speeds::default(),
+            last: None,
+            last_beat: None,
+            told_unreadable: false,
+        })
+    }
+
+    /// Takes a process of a group in, and gives it a row that is already filled in. Processes of one group share one.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn admit(&mut self, group: Group, now: Duration) -> Result<Admission, Refused> {
+        let known = |container: &Option<Container>| container.as_ref().is_some_and(|one| one.group.id == group.id);
+        let row = match self.containers.iter().position(known) {
+            Some(row) => row,
+            None => {
+                let rows = self.containers.len();
+                let row = (0..rows - 1)
+                    .map(|step| 1 + (self.next_row - 1 + step) % (rows - 1))
+                    .find(|&row| self.containers[row].is_none())
+                    .ok_or(Refused::Full)?;
+                let counters = Counters::sealed(self.generation).map_err(Refused::Failed)?;
+                self.containers[row] = Some(Container::new(group, Ledgers::new(counters)));
+                self.next_row = 1 + row % (rows - 1);
+                self.tick_container(row, now, &mut Flows::new());
+                row
+            }
+        };
+        let container = self.containers[row].as_mut();
+        let counters = container.and_then(|container| {
+            container.expect_writer();
+            container.ledgers.counters().memfd()
+        });
+        let duplicate = |file: Option<&File>| match file {
+            Some(file) => file.try_clone().map_err(|error| Refused::Failed(error.into())),
+            None => Err(Refused::Failed(anyhow::anyhow!("the group is gone"))),
+        };
+        Ok(Admission { row: row as u32, budget: duplicate(Some(self.budget.memfd()))?, counters: duplicate(counters)? })
+    }
+
+    /// Looks, at `now` of any monotonic clock, at the containers in which somebody writes, or at `all`; and at everything
+    /// where [`TICK_MS`] have passed since the last beat, and beats. Returns whether somebody writes.
+    ///
+    /// # Errors
+    /// What keeping the region's files up to date gave; the memfds are up to date all the same.
+    pub fn tick(&mut self, now: Duration, all: bool) -> io::Result<bool> {
+        let elapsed = now.saturating_sub(self.last.replace(now).unwrap_or(now));
+        let period = Duration::from_millis(TICK_MS);
+        let since_beat = self.last_beat.map_or(period, |last| now.saturating_sub(last));
+        let beat = since_beat >= period;
+        let mut flows = Flows::new();
+        for row in 1..self.containers.len() {
+            if all || beat || self.is_busy(row) {
+                self.tick_container(row, now, &mut flows);
+            }
+        }
+        for (dev, flow) in flows {
+            self.speeds.add(dev, flow, elapsed, now);
+        }
+        if beat {
+            // one beat for each period, not for each late wake-up: readers count time in beats
+            self.last_beat = self.last_beat.filter(|_| since_beat < 2 * period).map(|last| last + period).or(Some(now));
+            self.speeds.forget_owed(now);
+            self.budget.set_devices(self.speeds.devices());
+            self.budget.beat()?;
+            self.mounted.harvest(self.budget.tick())?;
+        }
+        Ok((1..self.containers.len()).any(|row| self.is_busy(row)))
+    }
+
+    fn is_busy(&self, row: usize) -> bool {
+        self.containers[row].as_ref().is_some_and(Container::is_busy)
+    }
+
+    fn tick_container(&mut self, row: usize, now: Duration, flows: &mut Flows) {
+        let Some(container) = &mut self.containers[row] else { return };
+        match container.tick(self.budget.tick(), self.target, now, flows) {
+            Ok(numbers) => self.budget.set_container(row, container.group.id, &numbers),
+            Err(Lost::Gone) => {
+                self.budget.free_container(row);
+                self.gone = add(self.gone, container.summary());
+                self.containers[row] = None;
+            }
+            Err(Lost::Unreadable(why)) => {
+                // its processes go by what they can read themselves
+                self.budget.silence_container(row);
+                if !std::mem::replace(&mut self.told_unreadable, true) {
+                    crate::say(&format!("a container's cgroup (inode {}) cannot be judged: {why}", container.group.id));
+                }
+            }
+        }
+    }
+
+    /// What the kernel said of the container in a row; `None` where there is none, or it could never be read.
+    pub fn observed(&self, row: u32) -> Option<Observed> {
+        self.containers.get(row as usize)?.as_ref()?.observed()
+    }
+
+    /// Everything counted so far, over all containers.
+    pub fn summary(&self) -> Summary {
+        let mounted = Summary { totals: self.mounted.totals(), unseen_bytes: 0 };
+        let containers = self.containers.iter().flatten().map(Container::summary);
+        containers.chain([mounted]).fold(self.gone, add)
+    }
+}
+
+/// Both histories; what is unseen in different groups at different times adds up to at most this.
+fn add(one: Summary, more: Summary) -> Summary {
+    let mut totals: Totals = one.totals;
+    totals.add(&more.totals);
+    Summary { totals, unseen_bytes: one.unseen_bytes.saturating_add(more.unseen_bytes) }
+}

@@ -1,0 +1,87 @@
+//! What the library costs programs that need no help: on a fast disk without pressure, and where the same bytes are
+//! written again and again.
+
+use freeboard_tests::cgroup::Group;
+use freeboard_tests::freeboard::Sidecar;
+use freeboard_tests::lab::{Lab, run};
+use freeboard_tests::slow_disk::{Filesystem, SlowDisk};
+use freeboard_tests::{MB, MIB, pairs, programs};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+const PAIRS: usize = 11;
+/// Plain wall time over wall time under the library.
+const AT_LEAST: f64 = 0.98;
+
+const SQLITE: &str = "
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute('PRAGMA synchronous = FULL')
+database.execute('CREATE TABLE readings (n INTEGER PRIMARY KEY, value TEXT)')
+for n in range(2000):
+    database.execute('INSERT INTO readings VALUES (?, ?)', (n, 'x' * 200))
+";
+
+struct Bench<'lab> {
+    group: Group<'lab>,
+    sidecar: Sidecar,
+}
+
+impl Bench<'_> {
+    /// Runs what `command` makes, in turns, with an empty directory to write to and an idle disk.
+    fn ratio(&self, name: &str, disk: &SlowDisk, command: impl Fn(&Path) -> Command) {
+        let output = disk.dir().join("output");
+        let wall = pairs::measure(PAIRS, |is_under| {
+            fs::create_dir(&output).expect("cannot make a directory");
+            let mut command = command(&output);
+            if is_under {
+                self.sidecar.serves(&mut command);
+            }
+            let run = self.group.run(&mut command);
+            run.assert_ok(name);
+            fs::remove_dir_all(&output).expect("cannot remove a directory");
+            disk.settle();
+            run.wall.as_secs_f64()
+        });
+        let ratio = wall.plain / wall.under;
+        let verdict = if ratio >= AT_LEAST { "" } else { "  UNDER" };
+        println!("{name:44}{:10.3}{:12.3}{ratio:10.3}{AT_LEAST:10.2}{verdict}", wall.plain, wall.under);
+    }
+}
+
+fn main() {
+    let Some(lab) = Lab::alone("throughput") else { return };
+    let disk = SlowDisk::new(&lab, Filesystem::Ext4, 0);
+    let small_files = programs::archive_of_small_files(&lab, 20_000);
+    let rewrite = programs::c_program(&lab, "rewrite");
+    let python = run("python3", &["-c", "import sys; print(sys.executable)"]);
+
+    println!("wall seconds, medians of {PAIRS} pairs");
+    println!("{:44}{:>10}{:>12}{:>10}{:>10}", "", "plain", "freeboard", "ratio", "at least");
+    let without_pressure = Bench { group: Group::new(&lab, 8000 * MB), sidecar: Sidecar::start(&lab) };
+    without_pressure.ratio("fast disk: 2 GiB, 1 MiB writes, fdatasync", &disk, |output| {
+        let mut dd = Command::new("dd");
+        dd.args(["if=/dev/zero", "bs=1M", "count=2048", "conv=fdatasync"]).arg(format!("of={}/file", output.display()));
+        dd
+    });
+    without_pressure.ratio("fast disk: untar of 20,000 small files", &disk, |output| {
+        let mut untar = Command::new("tar");
+        untar.arg("--extract").arg("--file").arg(&small_files).arg("--directory").arg(output);
+        untar
+    });
+    without_pressure.ratio("fast disk: 2,000 sqlite inserts with fsync", &disk, |output| {
+        let mut insert = Command::new(&python);
+        insert.args(["-c", SQLITE]).arg(output.join("database"));
+        insert
+    });
+    drop(without_pressure);
+
+    let slow = SlowDisk::new(&lab, Filesystem::Xfs, 30 * MIB);
+    let small_limit = Bench { group: Group::new(&lab, 120 * MB), sidecar: Sidecar::start(&lab) };
+    small_limit.ratio("slow disk: one 8 MiB file written 40 times", &slow, |output| {
+        let mut command = Command::new(&rewrite);
+        command.arg(output.join("file"));
+        command
+    });
+}

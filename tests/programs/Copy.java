@@ -1,0 +1,35 @@
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.channels.FileChannel;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
+
+/** Copy files|channel|transfer SOURCE OUTPUT: three of the ways in which Java copies a file. */
+class Copy {
+    public static void main(String[] arguments) throws IOException {
+        Path source = Path.of(arguments[1]);
+        Path output = Path.of(arguments[2]);
+        if (arguments[0].equals("files")) {
+            Files.copy(source, output);
+            return;
+        }
+        try (FileChannel in = FileChannel.open(source);
+                FileChannel out = FileChannel.open(output, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE)) {
+            if (arguments[0].equals("transfer")) {
+                if (in.transferTo(0, in.size(), out) != in.size()) {
+                    throw new IOException("transferTo returned short");
+                }
+                return;
+            }
+            ByteBuffer buffer = ByteBuffer.allocateDirect(64 << 10);
+            while (in.read(buffer) >= 0) {
+                buffer.flip();
+                while (buffer.hasRemaining()) {
+                    out.write(buffer);
+                }
+                buffer.clear();
+            }
+        }
+    }
+}

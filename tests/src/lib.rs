@@ -1,0 +1,33 @@
+//! Real programs under the library, in real memory cgroups and on real slow disks.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`lab`] | a test's turn on the machine, its scratch directory, and the clean-up of all it made |
+//! | [`slow_disk`] | a loop disk with a write limit, with or without a filesystem, overlayfs on top |
+//! | [`cgroup`] | a memory cgroup with a limit: runs programs in it and says what the kernel counted |
+//! | [`freeboard`] | the release build: a program under `freeboard run`, a sidecar of its own |
+//! | [`docker`] | a Docker engine of its own, with base images made here |
+//! | [`guest`] | a virtual machine with another kernel, and cgroup v2 |
+//! | [`pairs`] | benchmarks: medians of runs taken in turns |
+//! | [`programs`] | what the programs need: source data, our own small C and Java programs |
+//! | [`truth`] | what is in a file and what is in its page cache |
+//! | [`table`] | measured figures, printed side by side |
+//! | [`sys`] | raw system calls |
+
+pub mod cgroup;
+pub mod docker;
+pub mod freeboard;
+pub mod guest;
+pub mod lab;
+pub mod pairs;
+pub mod programs;
+pub mod slow_disk;
+pub mod sys;
+pub mod table;
+pub mod truth;
+
+/// 2^20 bytes.
+pub const MIB: u64 = 1 << 20;
+
+/// 10^6 bytes.
+pub const MB: u64 = 1_000_000;

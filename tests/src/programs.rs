@@ -1,0 +1,75 @@
+//! What the programs under test need: source data, and small programs of our own, compiled on the spot.
+
+use crate::lab::{Lab, path_str, run};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// A file of random bytes in memory (tmpfs): its pages are charged to no group of ours, and never have to be read again.
+pub fn random_file(lab: &Lab, bytes: u64) -> PathBuf {
+    let path = lab.dir().join(format!("random-{bytes}"));
+    let copy = fs::copy(random_file_on_disk(bytes), &path);
+    copy.unwrap_or_else(|error| panic!("cannot make {}: {error}", path.display()));
+    path
+}
+
+/// A file of random bytes on a real disk, beside the build's products, where later runs find it again.
+pub fn random_file_on_disk(bytes: u64) -> PathBuf {
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = MAKING.lock();
+    let path = data_dir().join(format!("random-{bytes}"));
+    let make = || -> io::Result<()> {
+        if fs::metadata(&path).is_ok_and(|there| there.len() == bytes) {
+            return Ok(());
+        }
+        let unfinished = path.with_extension(std::process::id().to_string());
+        let mut file = File::create(&unfinished)?;
+        io::copy(&mut File::open("/dev/urandom")?.take(bytes), &mut file)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, &path)
+    };
+    make().unwrap_or_else(|error| panic!("cannot make {}: {error}", path.display()));
+    path
+}
+
+/// An archive, in memory, of small files: 4 to 60 KiB each, 32 KiB on average.
+pub fn archive_of_small_files(lab: &Lab, files: u64) -> PathBuf {
+    let (dir, archive) = (lab.dir().join("small-files"), lab.dir().join("small-files.tar"));
+    let random = fs::read(random_file_on_disk(16 << 20)).expect("cannot read random bytes");
+    fs::create_dir(&dir).expect("cannot make a directory");
+    for n in 0..files {
+        let bytes = (4 << 10) + (n * 7919 % 57) as usize * 1024;
+        let start = (n * 104_729) as usize % (random.len() - bytes);
+        fs::write(dir.join(format!("{n}")), &random[start..start + bytes]).expect("cannot write a small file");
+    }
+    run("tar", &["--create", "--file", &path_str(&archive), "--directory", &path_str(&dir), "."]);
+    fs::remove_dir_all(&dir).expect("cannot remove a directory");
+    archive
+}
+
+/// Compiles a C program of `tests/programs` and returns its path.
+pub fn c_program(lab: &Lab, name: &str) -> PathBuf {
+    let program = lab.dir().join(name);
+    let source = programs_dir().join(format!("{name}.c"));
+    run("cc", &["-O1", "-Wall", "-Werror", "-pthread", "-o", &path_str(&program), &path_str(&source)]);
+    program
+}
+
+/// Compiles a Java program of `tests/programs` and returns the directory to put on the class path.
+pub fn java_classes(lab: &Lab, name: &str) -> PathBuf {
+    let classes = lab.dir().join("classes");
+    run("javac", &["-d", &path_str(&classes), &path_str(&programs_dir().join(format!("{name}.java")))]);
+    classes
+}
+
+/// Our own small programs.
+pub fn programs_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("programs")
+}
+
+fn data_dir() -> PathBuf {
+    let dir = crate::freeboard::target_dir().join("tests-data");
+    fs::create_dir_all(&dir).unwrap_or_else(|error| panic!("cannot make {}: {error}", dir.display()));
+    dir
+}

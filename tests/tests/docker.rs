@@ -1,0 +1,240 @@
+//! The image and the recipes of `deploy/`, in a real engine: a container that is killed while it writes to a slow disk
+//! finishes with the library, below its limit. 300 MiB at 30 MiB/s, limit 200 MiB.
+
+use anyhow::Context;
+use freeboard_tests::docker::{Engine, succeed};
+use freeboard_tests::freeboard::target_dir;
+use freeboard_tests::lab::{self, Lab, path_str};
+use freeboard_tests::slow_disk::{Filesystem, SlowDisk};
+use freeboard_tests::{MIB, programs, truth};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+/// Of `docker run --memory 200m` and of `docker-compose.yml`.
+const LIMIT: u64 = 200 * MIB;
+/// What the library keeps usage under: 80 % of the limit, and what the kernel's counters lag behind.
+const TARGET: u64 = LIMIT / 10 * 8 + 4 * MIB;
+const DATA: u64 = 300 * MIB;
+const DISK: u64 = 30 * MIB;
+/// Time for starting containers and for hearing of their end, at most.
+const START_S: f64 = 5.0;
+
+const BASE: &str = "debian:bookworm-slim";
+/// Where the kernel says, inside a container, how often usage met the limit, and its peak.
+const FIGURES: &str = "/sys/fs/cgroup/memory/memory.failcnt /sys/fs/cgroup/memory/memory.max_usage_in_bytes";
+
+#[test]
+fn containers() {
+    let test = "containers";
+    let Some(lab) = Lab::alone(test) else { return };
+    let disk = SlowDisk::new(&lab, Filesystem::Xfs, DISK);
+    disk.full_speed();
+    let engine = match Engine::start(&lab, disk.dir()) {
+        Ok(engine) => engine,
+        Err(error) => return lab::skip(test, &format!("{error:#}")),
+    };
+    let begin = Instant::now();
+    engine.build(&repository(), "freeboard").expect("the image does not build");
+    println!("{test}: docker build took {:.0} s", begin.elapsed().as_secs_f64());
+
+    let case = Case { data: disk.dir().join("data"), source: programs::random_file(&lab, DATA), engine, disk };
+    fs::create_dir(&case.data).and_then(|()| fs::set_permissions(&case.data, Permissions::from_mode(0o777))).unwrap();
+    case.the_image();
+    case.library_alone(&lab);
+    case.app_and_sidecar(&lab);
+}
+
+/// What the cases share: the engine with the built image, and the slow disk that it lives on too.
+struct Case<'lab> {
+    // goes first, for it lives on the disk
+    engine: Engine,
+    disk: SlowDisk<'lab>,
+    /// A directory on the disk.
+    data: PathBuf,
+    source: PathBuf,
+}
+
+/// What became of the writer in a container.
+#[derive(Debug)]
+struct Outcome {
+    wall_s: f64,
+    limit_hits: u64,
+    peak_usage_bytes: u64,
+}
+
+impl Case<'_> {
+    /// Small, not root, and the program and the library in it work together.
+    fn the_image(&self) {
+        let inspect = |format: &str| self.docker(&["inspect", "--format", format, "freeboard"]);
+        assert_eq!(inspect("{{.Config.User}} {{.Config.Entrypoint}}"), "65532:65532 [freeboard]");
+        let bytes = |image: &str| -> u64 {
+            self.docker(&["inspect", "--format", "{{.Size}}", image]).parse().expect("a size is a number")
+        };
+        let added = bytes("freeboard") - bytes(BASE);
+        assert!(added < 8 * MIB, "the image is {} MiB larger than its base", added / MIB);
+        self.docker(&["run", "--rm", "--network", "none", "freeboard", "run", "--quiet", "--", "true"]);
+    }
+
+    /// `docker run` with nothing but the library, to a volume on the disk and to the container's own root.
+    fn library_alone(&self, lab: &Lab) {
+        let container = self.docker(&["create", "freeboard"]);
+        let library = lab.dir().join("libfreeboard.so");
+        self.docker(&["cp", &format!("{container}:/usr/local/lib/libfreeboard.so"), &path_str(&library)]);
+        self.docker(&["rm", &container]);
+
+        self.disk.slow_down();
+        let data = format!("{}:/data", self.data.display());
+        let (killed, _) = self.run("plain", &["--volume", &data], &write("/data/output"));
+        assert_eq!(killed, 137, "a plain writer was not killed: this shows nothing");
+        self.disk.write_out();
+
+        let library = format!("{}:/libfreeboard.so:ro", library.display());
+        let preload = ["--volume", &library, "--env", "LD_PRELOAD=/libfreeboard.so"];
+        let on_volume = [&preload[..], &["--volume", &data]].concat();
+        self.run_paced("a volume", &on_volume, "/data/output").assert_at_home("a volume");
+        truth::assert_same(&self.data.join("output"), &self.source);
+        self.disk.write_out();
+
+        self.run_paced("the container's root", &preload, "/output").assert_at_home("the container's root");
+        self.disk.full_speed();
+    }
+
+    /// `deploy/docker-compose.yml`, with another command for the application, as restricted as in `deploy/pod.yaml`.
+    fn app_and_sidecar(&self, lab: &Lab) {
+        let own = format!(
+            "services:\n  app:\n    command: [sh, -c, '{}']\n    network_mode: none\n    user: '65532:65532'\n    \
+             read_only: true\n    cap_drop: [ALL]\n    volumes: ['{}:/source:ro', '{}:/data']\n",
+            write_and_tell("/data/output"),
+            self.source.display(),
+            self.data.display()
+        );
+        let file = lab.dir().join("docker-compose.override.yml");
+        fs::write(&file, own).expect("cannot write the override");
+        let compose = |arguments: &[&str]| {
+            let mut compose = self.engine.compose();
+            compose.args(["--project-name", "freeboard", "--file"]).arg(deploy("docker-compose.yml"));
+            succeed(compose.arg("--file").arg(&file).args(arguments)).unwrap_or_else(|error| panic!("{error:#}"))
+        };
+        fs::remove_file(self.data.join("output")).expect("cannot remove the output");
+        self.disk.slow_down();
+        let begin = Instant::now();
+        compose(&["up", "--detach", "--no-build"]);
+        let (app, sidecar) = (compose(&["ps", "--quiet", "app"]), compose(&["ps", "--quiet", "freeboard"]));
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        let served = self.engine.processes(&app).into_iter().filter(|pid| has_mapped_a_region(*pid)).count();
+        let code = self.docker(&["wait", &app]);
+        let log = self.docker(&["logs", &app]);
+        let outcome = Outcome::read(&log, begin);
+        println!("app and sidecar: {outcome:?}; {served} process(es) had a region mapped");
+        let said = self.docker(&["logs", &sidecar]);
+        compose(&["stop", "freeboard"]);
+        let ended = self.docker(&["inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", &sidecar]);
+        self.disk.full_speed();
+        compose(&["down", "--volumes"]);
+
+        assert_eq!(code, "0", "{log}");
+        assert!(served > 0, "the writer had not found its sidecar, which said: {said}");
+        outcome.assert_at_home("app and sidecar");
+        truth::assert_same(&self.data.join("output"), &self.source);
+        assert_eq!(ended, "0 false", "the sidecar did not end as it should: {said}");
+    }
+
+    fn docker(&self, arguments: &[&str]) -> String {
+        succeed(self.engine.docker().args(arguments)).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// `docker run` under the limit, with the source; the exit code and what came to stdout.
+    fn run(&self, name: &str, options: &[&str], script: &str) -> (i32, String) {
+        let source = format!("{}:/source:ro", self.source.display());
+        let mut command = self.engine.docker();
+        command.args(["run", "--rm", "--network", "none", "--memory", "200m", "--volume", &source]).args(options);
+        let output = command.args([BASE, "sh", "-c", script]).output().expect("cannot start docker");
+        let code = output.status.code().expect("docker was killed");
+        println!("{name}: exit {code}");
+        (code, format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+    }
+
+    fn run_paced(&self, name: &str, options: &[&str], output: &str) -> Outcome {
+        let begin = Instant::now();
+        let (code, said) = self.run(name, options, &write_and_tell(output));
+        assert_eq!(code, 0, "{name}: {said}");
+        let outcome = Outcome::read(&said, begin);
+        println!("{name}: {outcome:?}");
+        outcome
+    }
+}
+
+impl Outcome {
+    fn read(said: &str, begin: Instant) -> Outcome {
+        let figures: Vec<u64> = said.lines().filter_map(|line| line.parse().ok()).collect();
+        let [limit_hits, peak_usage_bytes] = figures[..] else { panic!("no figures in: {said}") };
+        Outcome { wall_s: begin.elapsed().as_secs_f64(), limit_hits, peak_usage_bytes }
+    }
+
+    fn assert_at_home(&self, what: &str) {
+        assert_eq!(self.limit_hits, 0, "{what}: limit hits");
+        let ideal_s = DATA as f64 / DISK as f64;
+        let usual_s = 0.7 * ideal_s..1.1 * ideal_s + START_S;
+        assert!(usual_s.contains(&self.wall_s), "{what}: took {:.1} s, the disk {ideal_s:.1} s", self.wall_s);
+        let peak = self.peak_usage_bytes;
+        assert!(peak <= TARGET, "{what}: peak usage {} MiB is over {} MiB", peak / MIB, TARGET / MIB);
+    }
+}
+
+#[test]
+fn the_pod_is_one_that_kubernetes_takes() {
+    let test = "the pod's schema";
+    let validator = match validator() {
+        Ok(validator) => validator,
+        Err(error) => return lab::skip(test, &format!("{error:#}")),
+    };
+    let validate = |version: &str, file: &Path| {
+        succeed(Command::new(&validator).args(["--strict", "--kubernetes-version", version]).arg(file))
+    };
+    // the first with native sidecars, and a late one
+    for version in ["1.29", "1.34"] {
+        validate(version, &deploy("pod.yaml")).unwrap_or_else(|error| panic!("{version}: {error:#}"));
+    }
+    let misspelt = fs::read_to_string(deploy("pod.yaml")).unwrap().replace("startupProbe:", "startProbe:");
+    let file = target_dir().join("misspelt-pod.yaml");
+    fs::write(&file, misspelt).unwrap();
+    assert!(validate("1.29", &file).is_err(), "the validator took a misspelt pod: it shows nothing");
+}
+
+/// The shell command that writes the source to a path.
+fn write(path: &str) -> String {
+    format!("dd if=/source of={path} bs=1M status=none")
+}
+
+/// The same, and then what the kernel counted for the container.
+fn write_and_tell(path: &str) -> String {
+    format!("{} && cat {FIGURES}", write(path))
+}
+
+/// Whether a process has mapped a region as a sidecar hands it over.
+fn has_mapped_a_region(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default().contains("/memfd:")
+}
+
+/// The program that knows the schema of Kubernetes, installed beside the build's products.
+fn validator() -> anyhow::Result<PathBuf> {
+    let environment = target_dir().join("kubernetes-validate");
+    let program = environment.join("bin/kubernetes-validate");
+    if !program.exists() {
+        succeed(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
+        let mut pip = Command::new(environment.join("bin/pip"));
+        succeed(pip.args(["install", "--quiet", "kubernetes-validate"])).context("cannot install the validator")?;
+    }
+    Ok(program)
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are a member").to_owned()
+}
+
+fn deploy(file: &str) -> PathBuf {
+    repository().join("deploy").join(file)
+}

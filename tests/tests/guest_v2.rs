@@ -1,0 +1,196 @@
+//! cgroup v2, on a kernel of the suite's own choice: where writers die although v2 throttles each group, and where they
+//! survive pinned at their limit.
+//!
+//! The cases at the end run inside a guest, one after another: the tests before them boot it, hand it this very program,
+//! and have it run them.
+
+use freeboard_tests::cgroup::measure;
+use freeboard_tests::guest::{Disk, Guest, Hierarchy, Kernel};
+use freeboard_tests::lab::{self, Lab};
+use freeboard_tests::{MB, MIB, freeboard, programs, table, truth};
+use std::env;
+use std::time::Duration;
+
+/// ext4 behind an NFS server.
+const NFS_DISK: Disk = Disk { filesystem: "ext4", size_mib: 2048, write_bytes_per_second: 30 * MB };
+const VFAT_DISK: Disk = Disk { filesystem: "vfat", size_mib: 1024, write_bytes_per_second: 10 * MB };
+const XFS_DISK: Disk = Disk { filesystem: "xfs", size_mib: 2048, write_bytes_per_second: 50 * MB };
+
+const SOURCE_BYTES: u64 = 300 * MIB;
+
+/// Runs cases of [`in_guest`] in one guest.
+fn boot(test: &str, kernel: Kernel, hierarchy: Hierarchy, cases: &[&str]) {
+    let Some(lab) = Lab::for_guest(test) else { return };
+    let program = env::current_exe().expect("no /proc/self/exe");
+    let source = programs::random_file_on_disk(SOURCE_BYTES);
+    let script = format!(
+        "#!/bin/sh\nexport FREEBOARD_BIN_DIR=/in FREEBOARD_REQUIRE_KERNEL_SUITE=1\n\
+         mv {} source\nexec ./{} --ignored --nocapture --test-threads=1 --exact {}",
+        source.file_name().expect("a file has a name").display(),
+        program.file_name().expect("a program has a name").display(),
+        cases.iter().map(|case| format!("in_guest::{case}")).collect::<Vec<_>>().join(" "),
+    );
+    let guest = Guest {
+        kernel,
+        hierarchy,
+        // so much that no limit but the group's own matters, the NFS server's page cache included
+        memory_mib: 6144,
+        disks: vec![NFS_DISK, VFAT_DISK, XFS_DISK],
+        files: vec![program, freeboard::program(), freeboard::library(), source],
+        timeout: Duration::from_secs(240),
+    };
+    match guest.run(&lab, &script) {
+        Err(error) => lab::skip(test, &format!("{error:#}")),
+        Ok(outcome) => {
+            println!("{}", outcome.console);
+            assert_eq!(outcome.exit_code, Some(0), "{test}: failed in the guest");
+            // a case that is not there is no failure for the harness
+            let all_passed = format!("test result: ok. {} passed", cases.len());
+            assert!(outcome.console.contains(&all_passed), "{test}: not all cases ran");
+        }
+    }
+}
+
+#[test]
+fn linux_6_1_cgroup_v1() {
+    boot("Linux 6.1, cgroup v1", Kernel::V6_1, Hierarchy::V1, &["xfs"]);
+}
+
+#[test]
+fn newest_linux_cgroup_v2() {
+    boot("the newest Linux, cgroup v2", Kernel::Newest, Hierarchy::V2, &["xfs"]);
+}
+
+#[test]
+fn linux_6_12_cgroup_v2() {
+    boot("Linux 6.12, cgroup v2", Kernel::V6_12, Hierarchy::V2, &["nfs", "vfat", "xfs"]);
+}
+
+mod in_guest {
+    use super::*;
+    use freeboard_tests::cgroup::Run;
+    use freeboard_tests::lab::{path_str, run};
+    use std::fs;
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+
+    const SOURCE: &str = "/in/source";
+
+    /// A directory on a disk of the guest, and what runs there.
+    struct Bench {
+        lab: Lab,
+        disk: PathBuf,
+        output: PathBuf,
+        limit_bytes: u64,
+    }
+
+    impl Bench {
+        /// `mount` mounts the disk: a command, and the arguments before the mount point.
+        fn new(test: &str, limit_bytes: u64, mount: &[&str]) -> Bench {
+            assert!(Path::new("/in/init").exists(), "this case runs in a guest, which another test boots");
+            let lab = Lab::for_guest(test).expect("a guest's tests are root's");
+            let disk = lab.dir().join("disk");
+            fs::create_dir(&disk).expect("cannot make the mount point");
+            run(mount[0], &[&mount[1..], &[&path_str(&disk)]].concat());
+            let output = disk.join("output");
+            Bench { lab, disk, output, limit_bytes }
+        }
+
+        /// Runs a writer of `output` under the limit, and leaves the disk idle and empty for the next.
+        fn run(&self, command: &mut Command) -> Run {
+            self.run_in(self.limit_bytes, command)
+        }
+
+        /// The same for a command that brings its own limit.
+        fn run_unlimited(&self, command: &mut Command) -> Run {
+            self.run_in(u64::MAX, command)
+        }
+
+        fn run_in(&self, limit_bytes: u64, command: &mut Command) -> Run {
+            let run = measure(&self.lab, limit_bytes, command);
+            if run.status.success() {
+                truth::assert_starts_with(Path::new(SOURCE), &self.output);
+            }
+            fs::remove_file(&self.output).expect("cannot remove the output");
+            lab::run("sync", &["--file-system", &path_str(&self.disk)]);
+            run
+        }
+
+        /// Under `freeboard run --limit`, which makes a group of its own, below the one that is measured.
+        fn limited(&self, command: &Command) -> Command {
+            let mut limited = Command::new(freeboard::program());
+            limited.args(["run", "--quiet", "--limit", &self.limit_bytes.to_string(), "--"]);
+            limited.arg(command.get_program()).args(command.get_args());
+            limited
+        }
+
+        fn dd(&self, mib: u64, flags: &[&str]) -> Command {
+            let mut command = Command::new("dd");
+            command.arg(format!("if={SOURCE}")).arg(format!("of={}", self.output.display()));
+            command.arg(format!("count={mib}")).args(["bs=1M", "conv=fsync"]).args(flags);
+            command
+        }
+
+        fn convert(&self, cache: &str) -> Command {
+            let mut command = Command::new("qemu-img");
+            command.args(["convert", "-t", cache, "-f", "raw", "-O", "raw", SOURCE]).arg(&self.output);
+            command
+        }
+    }
+
+    #[test]
+    #[ignore = "runs in a guest"]
+    fn nfs() {
+        let test = "dd of 300 MiB to NFS v4.2, 30 MB/s, limit 100 MB";
+        let server = include_str!("../guest/nfs-server");
+        let bench = Bench::new(test, 100 * MB, &["sh", "-c", server, "nfs-server", "/dev/vdd"]);
+
+        let plain = bench.run(&mut bench.dd(300, &[]));
+        table::print(test, &[("plain", &plain)]);
+        plain.assert_oom_killed("plain");
+
+        // a busy host slows a guest down for seconds at a time: what the disk could have done shows in the best pair
+        for attempt in 1.. {
+            let direct = bench.run(&mut bench.dd(300, &["oflag=direct"]));
+            let under = bench.run_unlimited(&mut bench.limited(&bench.dd(300, &[])));
+            table::print(test, &[("O_DIRECT", &direct), ("freeboard", &under)]);
+            direct.assert_ok("O_DIRECT");
+            under.assert_ok("freeboard");
+            let cache_bytes = under.figures.peak_cache_bytes;
+            assert!(cache_bytes <= 40 * MIB, "freeboard: peak cache {} MiB", cache_bytes / MIB);
+            if under.wall <= direct.wall.mul_f64(1.0 / 0.9) {
+                break;
+            }
+            assert!(attempt < 3, "freeboard: slower than 0.9 x O_DIRECT, {attempt} times");
+        }
+    }
+
+    #[test]
+    #[ignore = "runs in a guest"]
+    fn vfat() {
+        let test = "dd of 100 MiB to vfat, 10 MB/s, limit 50 MB";
+        let bench = Bench::new(test, 50 * MB, &["mount", "/dev/vde"]);
+        let plain = bench.run(&mut bench.dd(100, &[]));
+        let limited = || bench.limited(&bench.dd(100, &[]));
+        let under = bench.run_unlimited(&mut limited());
+        let disabled = bench.run_unlimited(limited().env("FREEBOARD_DISABLED", "1"));
+        table::print(test, &[("plain", &plain), ("freeboard", &under), ("the same, disabled", &disabled)]);
+        plain.assert_oom_killed("plain");
+        disabled.assert_oom_killed("disabled");
+        under.assert_ok("freeboard");
+    }
+
+    #[test]
+    #[ignore = "runs in a guest"]
+    fn xfs() {
+        let test = "qemu-img convert of 300 MiB to XFS, 50 MB/s, limit 100 MB";
+        let bench = Bench::new(test, 100 * MB, &["mount", "/dev/vdf"]);
+        let plain = bench.run(&mut bench.convert("writeback"));
+        let direct = bench.run(&mut bench.convert("none"));
+        let under = bench.run(&mut freeboard::under(&bench.convert("writeback"), None));
+        table::print(test, &[("plain", &plain), ("-t none", &direct), ("freeboard", &under)]);
+        assert!(plain.figures.limit_hits > 0, "plain: never met the limit");
+        direct.assert_ok("-t none");
+        under.assert_never_at_the_limit("freeboard");
+    }
+}

@@ -1,0 +1,77 @@
+//! What the tests run beside Rust, and where Debian keeps it.
+
+use anyhow::{Context, bail};
+use freeboard_tests::{docker, guest};
+use std::path::Path;
+use std::process::Command;
+use xshell::{Shell, cmd};
+
+/// A program that the tests start, and the Debian package that has it.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("cc", "gcc"),
+    ("javac", "openjdk-17-jdk-headless"),
+    ("losetup", "mount"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.vfat", "dosfstools"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("node", "nodejs"),
+    ("python3", "python3"),
+    ("qemu-img", "qemu-utils"),
+    ("rsync", "rsync"),
+    ("tar", "tar"),
+];
+
+/// The packages that the tests need and this machine lacks.
+pub fn missing_for_tests() -> Vec<&'static str> {
+    let programs: Vec<_> = PROGRAMS.iter().map(|&(program, _)| program).collect();
+    let mut packages = missing(&programs);
+    // where there is no dpkg, the engine and the guest say themselves what they lack
+    if on_path("dpkg-query") {
+        let others = docker::APT_PACKAGES.iter().chain(guest::APT_PACKAGES).copied();
+        packages.extend(others.filter(|package| !is_installed(package)));
+    }
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
+
+/// The packages of those of the programs that this machine lacks.
+pub fn missing(programs: &[&str]) -> Vec<&'static str> {
+    let wanted = |program: &str| programs.contains(&program) && !on_path(program);
+    PROGRAMS.iter().filter(|(program, _)| wanted(program)).map(|&(_, package)| package).collect()
+}
+
+/// Installs packages, and says so first.
+///
+/// # Errors
+/// Where there is something to install and this is no Debian, or not root, or apt fails.
+pub fn install(missing: &[&str]) -> anyhow::Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    let sh = Shell::new()?;
+    if !on_path("apt-get") || cmd!(sh, "id -u").quiet().read()? != "0" {
+        bail!("this machine lacks programs that are needed; install them: {list}");
+    }
+    println!("installing with apt-get: {list}");
+    let _quiet = sh.push_env("DEBIAN_FRONTEND", "noninteractive");
+    cmd!(sh, "apt-get update -qq").run()?;
+    cmd!(sh, "apt-get install -y -qq --no-install-recommends {missing...}")
+        .run()
+        .with_context(|| format!("cannot install {list}"))
+}
+
+fn is_installed(package: &str) -> bool {
+    let status = Command::new("dpkg-query").args(["--show", "--showformat=${db:Status-Status}", package]).output();
+    status.is_ok_and(|output| output.stdout == b"installed")
+}
+
+/// Debian keeps mkfs and losetup in sbin, which need not be on a user's PATH.
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain([Path::new("/usr/sbin").into(), Path::new("/sbin").into()])
+        .any(|dir| dir.join(program).is_file())
+}

@@ -1,0 +1,44 @@
+//! The project's own tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`, `cargo xtask deps`.
+
+mod demo;
+mod deps;
+mod test;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Freeboard's tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Tasks {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Shows the same program plain and under Freeboard: one is killed, one finishes.
+    Demo(demo::Flags),
+    /// Everything that CI runs: formatting, lints, unit tests, the release build, real programs, the kernel suite.
+    Test,
+    /// What the library costs: ten pairs or more of each case, plain and under the library; takes a quarter of an hour.
+    Bench,
+    /// Installs, with apt and as root, what the tests need and this machine lacks; elsewhere names it.
+    Deps,
+}
+
+fn main() -> ExitCode {
+    let done = match Tasks::parse().task {
+        Task::Demo(flags) => demo::run(&flags),
+        Task::Test => test::run().map(|()| ExitCode::SUCCESS),
+        Task::Bench => test::bench().map(|()| ExitCode::SUCCESS),
+        Task::Deps => deps::install(&deps::missing_for_tests()).map(|()| ExitCode::SUCCESS),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

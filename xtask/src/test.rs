@@ -1,0 +1,44 @@
+//! `cargo xtask test`: what CI runs, and in which order. `cargo xtask bench`.
+
+use crate::deps;
+use std::time::Instant;
+use xshell::{Cmd, Shell, cmd};
+
+/// Runs every step and stops at the first that fails.
+///
+/// # Errors
+/// The step that failed.
+pub fn run() -> anyhow::Result<()> {
+    deps::install(&deps::missing_for_tests())?;
+    let sh = Shell::new()?;
+    step("formatting", cmd!(sh, "cargo fmt --all --check"))?;
+    step("lints", cmd!(sh, "cargo clippy --workspace --all-targets --quiet -- -D warnings"))?;
+    step("unit tests", cmd!(sh, "cargo test --workspace --exclude freeboard-tests --no-fail-fast"))?;
+    // in a target directory of its own: the flag would rebuild the workspace
+    let model = cmd!(sh, "cargo test --release --package freeboard-budget --test loom --target-dir target/loom");
+    step("model check of the shared memory", model.env("RUSTFLAGS", "--cfg loom"))?;
+    step("release build", cmd!(sh, "cargo build --release --workspace"))?;
+    // Two at a time: most cases wait for a throttled disk of their own, and those that measure lock the others out.
+    // Not captured: the figures are a result too.
+    let options = ["--test-threads=2", "--nocapture"];
+    step("real programs and kernels", cmd!(sh, "cargo test --package freeboard-tests --no-fail-fast -- {options...}"))
+}
+
+/// Runs the benchmarks; their figures are for people, and nothing fails by them.
+///
+/// # Errors
+/// The step that failed.
+pub fn bench() -> anyhow::Result<()> {
+    deps::install(&deps::missing_for_tests())?;
+    let sh = Shell::new()?;
+    step("release build", cmd!(sh, "cargo build --release --workspace"))?;
+    step("benchmarks", cmd!(sh, "cargo bench --package freeboard-tests --benches"))
+}
+
+fn step(name: &str, command: Cmd) -> anyhow::Result<()> {
+    println!("==> {name}: {command}");
+    let start = Instant::now();
+    command.quiet().run()?;
+    println!("==> {name}: done in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
