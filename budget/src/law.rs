@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! room    = target - other                    other: usage that reclaim cannot give back, less the unwritten
-//! allowed = min(room, max(limit / 10, speed x 1 s))
+//! allowed = min(room, max(limit / 10, speed x 1 s)), and beyond the tenth no more than fits beside what is cached
 //! window  = (allowed - unowned) / active writers
 //! chunk   = what the disk writes in 75 ms, at most a quarter of the window
 //! ```
@@ -103,10 +103,13 @@ pub fn judge(level: &Level, speed: Option<u64>) -> Verdict {
         Some(speed) => tenth.min(speed.saturating_mul(10)).max(speed),
         None => tenth,
     };
-    let allowed = room.min(buffer).max(MIN_WINDOW);
+    let wanted = room.min(buffer).max(MIN_WINDOW);
     // Usage can still grow by what is allowed and not yet there; an eighth more covers what reaches the disk, and stays
     // cached, before the next tick.
-    let growth = allowed.saturating_sub(level.unwritten).saturating_add(allowed / 8).saturating_add(4 * COUNTER_LAG);
+    let growth = wanted.saturating_sub(level.unwritten).saturating_add(wanted / 8).saturating_add(4 * COUNTER_LAG);
+    // Where clean pages fill the room, they are dropped first: until then there is a tenth, or what fits beside them.
+    let fits = level.unwritten.saturating_add(level.target.saturating_sub(level.usage));
+    let allowed = wanted.min(fits.max(tenth)).max(MIN_WINDOW);
     let usage_soon = level.usage.saturating_add(growth);
     Verdict {
         allowed,
@@ -199,6 +202,19 @@ mod tests {
         // the same usage, but all of it clean: a burst could still come on top
         let clean = level(200 * MB, 20 * MB, 0, 130 * MB);
         assert!(judge(&clean, Some(31 * MB)).drop);
+    }
+
+    #[test]
+    fn beyond_a_tenth_what_is_clean_goes_first() {
+        // target 48 MB, most of it clean; the disk could drain 31 MB in a second
+        let full = level(60 * MB, 2 * MB, 6 * MB, 46 * MB);
+        let verdict = judge(&full, Some(31 * MB));
+        assert!(verdict.drop);
+        assert_eq!(verdict.allowed, 8 * MB);
+        // over its target: still a tenth
+        assert_eq!(judge(&level(60 * MB, 2 * MB, 2 * MB, 55 * MB), Some(31 * MB)).allowed, 6 * MB);
+        // dropped
+        assert_eq!(judge(&level(60 * MB, 2 * MB, 6 * MB, 9 * MB), Some(31 * MB)).allowed, 31 * MB);
     }
 
     #[test]

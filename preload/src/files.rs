@@ -7,6 +7,7 @@
 
 use crate::flush::How;
 use crate::ledger::{self, word};
+use crate::{process, sys};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 use freeboard_budget::Mode;
@@ -14,6 +15,8 @@ use libc::{c_int, stat};
 
 /// Files at a time; more are let through unpaced and counted.
 const FILES: usize = 1024;
+/// The smallest grant worth making, 64 KiB.
+const GRANT_CLASS_MIN: u64 = word::class_within(64 << 10);
 /// Chunks in a file's queue; when it is full the youngest grows.
 pub const CHUNKS: usize = 16;
 
@@ -32,7 +35,7 @@ pub struct Chunk {
 /// One file, known by device and inode. Laid out as written: what the hot path touches is on the first cache line.
 #[repr(C, align(64))]
 pub struct File {
-    /// What was written since the last harvest ([`word`]).
+    /// What small calls may write and have written since the last harvest ([`word`]).
     word: AtomicU64,
     /// The range that positional calls touched since the last cut: hints, stored without a lock. The low end is kept
     /// as its complement, so that a fresh record is all zero and costs no memory.
@@ -58,6 +61,8 @@ pub struct File {
     old_end: AtomicU64,
     /// What we appended and have not dropped starts here.
     kept_from: AtomicU64,
+    /// The class of its last grant, or of one that was never made.
+    class: AtomicU32,
     /// All of it was dropped once, because usage was over its target.
     swept: AtomicBool,
     /// Charge that a helper's sync will take off.
@@ -142,6 +147,7 @@ pub fn open(stat: &stat, fd: c_int, how: How, mode: Mode, append: bool) -> Optio
     let size = if stat.st_mode & libc::S_IFMT == libc::S_IFBLK { 0 } else { stat.st_size as u64 };
     file.old_end.store(size, Relaxed);
     file.kept_from.store(size, Relaxed);
+    file.class.store(GRANT_CLASS_MIN as u32 - 2, Relaxed);
     file.swept.store(false, Relaxed);
     file.syncing.store(0, Relaxed);
     file.first.store(0, Relaxed);
@@ -169,6 +175,7 @@ impl File {
             current_bytes: AtomicU64::new(0),
             old_end: AtomicU64::new(0),
             kept_from: AtomicU64::new(0),
+            class: AtomicU32::new(0),
             swept: AtomicBool::new(false),
             syncing: AtomicU64::new(0),
             first: AtomicU32::new(0),
@@ -263,28 +270,64 @@ impl File {
         self.users.fetch_sub(1, AcqRel);
     }
 
-    /// Counts a call that wrote `bytes`, and says whether it is time for the slow path to look.
+    /// Counts a small call that is about to write `bytes`, if what it was granted has room for its charge.
     #[inline(always)]
-    pub fn settle(&self, bytes: u64, charge: u64) -> bool {
-        let call = word::of_call(bytes, charge);
-        word::is_full(self.word.fetch_add(call, Relaxed).wrapping_add(call))
+    pub fn book(&self, bytes: u64, charge: u64) -> bool {
+        let has_room = self.has_granted(charge);
+        if has_room {
+            self.book_anyway(bytes, charge);
+        }
+        has_room
     }
 
-    /// The same for a large call.
-    pub fn settle_large(&self, bytes: u64, charge: u64) {
+    /// What it was granted has room for so much.
+    #[inline(always)]
+    pub fn has_granted(&self, charge: u64) -> bool {
+        word::has_left(self.word.load(Relaxed), charge)
+    }
+
+    /// Counts a small call, whatever is left of the grant.
+    #[inline(always)]
+    pub fn book_anyway(&self, bytes: u64, charge: u64) {
+        let call = word::of_call(bytes, charge);
+        if process::has_one_thread() {
+            sys::add_alone(&self.word, call);
+        } else {
+            self.word.fetch_add(call, Relaxed);
+        }
+    }
+
+    /// Takes off what a booked call did not write after all.
+    pub fn unbook(&self, bytes: u64, charge: u64) {
+        self.word.fetch_sub(word::of_part(bytes, charge), Relaxed);
+    }
+
+    /// Counts what a call wrote that reserved its charge in the ledger itself.
+    pub fn settle(&self, bytes: u64, charge: u64) {
         ledger::TOTALS.written_bytes.fetch_add(bytes, Relaxed);
         ledger::TOTALS.calls.fetch_add(1, Relaxed);
         self.current_bytes.fetch_add(bytes, Relaxed);
         self.current.fetch_add(charge, Relaxed);
     }
 
-    /// Widens the range that was touched. On Linux a file that is open for appending takes no offset (pwrite(2), BUGS).
+    /// Grants the small calls that follow some room of their own: what is missing to a chunk, or a quarter of one where
+    /// that is more, but at most an eighth of what the window has left, because it counts as owed until it is used or
+    /// harvested.
+    pub fn grant(&self) {
+        let room = ledger::window().saturating_sub(ledger::owed()) / 8;
+        let chunk = ledger::chunk();
+        let class = word::class_within(room.min(chunk.saturating_sub(self.current()).max(chunk / 4)));
+        // fourfold each time, so that a file that is written little keeps little
+        let class = class.min(u64::from(self.class.load(Relaxed)) + 2);
+        if class >= GRANT_CLASS_MIN && ledger::reserve(word::grant(class)) {
+            self.exchange(class);
+            self.class.store(class as u32, Relaxed);
+        }
+    }
+
+    /// Widens the range that was touched.
     #[inline(always)]
     pub fn touch(&self, offset: u64, bytes: u64) {
-        if self.is_append() {
-            self.touch_plain();
-            return;
-        }
         if !offset > self.not_low.load(Relaxed) {
             self.not_low.store(!offset, Relaxed);
         }
@@ -308,14 +351,30 @@ impl File {
         self.high.store(0, Relaxed);
     }
 
-    /// Empties the word into the totals and the current charge. Any thread, any time.
+    /// Empties the word into the totals and the current charge, and ends its grant. Any thread, any time.
     pub fn harvest(&self) {
-        let word = self.word.swap(0, Relaxed);
-        if word != 0 {
-            ledger::TOTALS.written_bytes.fetch_add(word::bytes(word), Relaxed);
-            ledger::TOTALS.calls.fetch_add(word::calls(word), Relaxed);
-            self.current_bytes.fetch_add(word::bytes(word), Relaxed);
-            self.current.fetch_add(word::charged(word), Relaxed);
+        if self.word.load(Relaxed) != 0 {
+            self.exchange(0);
+        }
+    }
+
+    /// The same, with a new grant that the ledger has reserved.
+    fn exchange(&self, class: u64) {
+        let account = word::read(self.word.swap(word::of_grant(class), Relaxed));
+        ledger::TOTALS.written_bytes.fetch_add(account.bytes as u64, Relaxed);
+        ledger::TOTALS.calls.fetch_add(account.calls, Relaxed);
+        self.current_bytes.fetch_add(account.bytes as u64, Relaxed);
+        if account.charged >= 0 {
+            self.current.fetch_add(account.charged as u64, Relaxed);
+        } else {
+            let less = |current: u64| Some(current.saturating_sub(account.charged.unsigned_abs()));
+            let _ = self.current.fetch_update(Relaxed, Relaxed, less);
+        }
+        let unused = account.granted - account.charged;
+        if unused >= 0 {
+            ledger::credit(unused as u64);
+        } else {
+            ledger::reserve_anyway(unused.unsigned_abs());
         }
     }
 
@@ -334,7 +393,9 @@ impl File {
     /// (negative: not known). `u64::MAX` as the end: the end of the file.
     pub fn current_range(&self, position: i64) -> (u64, u64) {
         let (mut low, mut high) = (!self.not_low.load(Relaxed), self.high.load(Relaxed));
-        if !self.plain.load(Relaxed) {
+        if self.is_append() {
+            (low, high) = (u64::MAX, 0); // on Linux it takes no offset (pwrite(2), BUGS)
+        } else if !self.plain.load(Relaxed) {
             return if low < high { (low, high) } else { (0, u64::MAX) };
         }
         if self.scattered.load(Relaxed) {
@@ -399,7 +460,8 @@ impl File {
 
     /// All that the file owes, but for calls in flight.
     pub fn owed(&self) -> u64 {
-        word::charged(self.word.load(Relaxed)).saturating_add(self.current()).saturating_add(self.started())
+        let charged = word::read(self.word.load(Relaxed)).charged.max(0) as u64;
+        charged.saturating_add(self.current()).saturating_add(self.started())
     }
 
     /// Hands all that it owes to the closed files' account.

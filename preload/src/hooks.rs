@@ -39,9 +39,13 @@ unsafe fn length(vectors: *const iovec, count: c_int) -> Option<usize> {
     Some(total)
 }
 
-pub unsafe fn vectored(fd: c_int, vectors: *const iovec, count: c_int, call: impl Fn() -> ssize_t) -> ssize_t {
-    if descriptors::get(fd).is_aside() {
+pub unsafe fn vectored(fd: c_int, vectors: *const iovec, count: c_int, call: impl Fn() -> ssize_t + Copy) -> ssize_t {
+    let entry = descriptors::get(fd);
+    if entry.is_aside() {
         return call();
+    }
+    if let Some(wrote) = entry.file().and_then(|file| pace::unmeasured(file, None, call)) {
+        return wrote;
     }
     // SAFETY: the caller's.
     match unsafe { length(vectors, count) } {
@@ -55,16 +59,24 @@ pub unsafe fn vectored_at(
     vectors: *const iovec,
     count: c_int,
     offset: off_t,
-    call: impl Fn() -> ssize_t,
+    call: impl Fn() -> ssize_t + Copy,
 ) -> ssize_t {
-    if descriptors::get(fd).is_aside() {
+    if offset < 0 {
+        // pwritev2's way of saying "at the file's own offset"
+        // SAFETY: the caller's.
+        return unsafe { vectored(fd, vectors, count, call) };
+    }
+    let entry = descriptors::get(fd);
+    if entry.is_aside() {
         return call();
+    }
+    if let Some(wrote) = entry.file().and_then(|file| pace::unmeasured(file, Some(offset as u64), call)) {
+        return wrote;
     }
     // SAFETY: the caller's.
     match unsafe { length(vectors, count) } {
         // a vector is not taken apart: one piece, paced before and after
-        Some(bytes) if offset >= 0 => pace::positional_whole(fd, offset, bytes, &mut || call()),
-        Some(bytes) => pace::plain(fd, bytes, call),
+        Some(bytes) => pace::positional_whole(fd, offset, bytes, &call),
         None => call(),
     }
 }
@@ -165,38 +177,38 @@ pub fn truncated(fd: c_int, bytes: off_t, call: impl FnOnce() -> c_int) -> c_int
 interpose! {
     // what writes
     fn write(fd: c_int, buffer: *const c_void, bytes: size_t) -> ssize_t
-        | libc::SYS_write, [fd, buffer, bytes] => pace::plain(fd, bytes, || next::write(fd, buffer, bytes));
+        | libc::SYS_write, [fd, buffer, bytes] => pace::plain(fd, bytes, move || next::write(fd, buffer, bytes));
     fn __write(fd: c_int, buffer: *const c_void, bytes: size_t) -> ssize_t
-        | libc::SYS_write, [fd, buffer, bytes] => pace::plain(fd, bytes, || next::__write(fd, buffer, bytes));
+        | libc::SYS_write, [fd, buffer, bytes] => pace::plain(fd, bytes, move || next::__write(fd, buffer, bytes));
     fn pwrite(fd: c_int, buffer: *const c_void, bytes: size_t, offset: off_t) -> ssize_t
-        | libc::SYS_pwrite64, [fd, buffer, bytes, offset] => pace::positional(fd, offset, bytes, |done, length| {
+        | libc::SYS_pwrite64, [fd, buffer, bytes, offset] => pace::positional(fd, offset, bytes, move |done, length| {
             next::pwrite(fd, buffer.byte_add(done), length, offset + done as off_t)
         });
     fn pwrite64(fd: c_int, buffer: *const c_void, bytes: size_t, offset: off_t) -> ssize_t
-        | libc::SYS_pwrite64, [fd, buffer, bytes, offset] => pace::positional(fd, offset, bytes, |done, length| {
+        | libc::SYS_pwrite64, [fd, buffer, bytes, offset] => pace::positional(fd, offset, bytes, move |done, length| {
             next::pwrite64(fd, buffer.byte_add(done), length, offset + done as off_t)
         });
     fn __pwrite64(fd: c_int, buffer: *const c_void, bytes: size_t, offset: off_t) -> ssize_t
-        | libc::SYS_pwrite64, [fd, buffer, bytes, offset] => pace::positional(fd, offset, bytes, |done, length| {
+        | libc::SYS_pwrite64, [fd, buffer, bytes, offset] => pace::positional(fd, offset, bytes, move |done, length| {
             next::__pwrite64(fd, buffer.byte_add(done), length, offset + done as off_t)
         });
     fn writev(fd: c_int, vectors: *const iovec, count: c_int) -> ssize_t
-        | libc::SYS_writev, [fd, vectors, count] => vectored(fd, vectors, count, || next::writev(fd, vectors, count));
+        | libc::SYS_writev, [fd, vectors, count] => vectored(fd, vectors, count, move || next::writev(fd, vectors, count));
     fn pwritev(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t) -> ssize_t
         | libc::SYS_pwritev, [fd, vectors, count, offset] => {
-            vectored_at(fd, vectors, count, offset, || next::pwritev(fd, vectors, count, offset))
+            vectored_at(fd, vectors, count, offset, move || next::pwritev(fd, vectors, count, offset))
         };
     fn pwritev64(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t) -> ssize_t
         | libc::SYS_pwritev, [fd, vectors, count, offset] => {
-            vectored_at(fd, vectors, count, offset, || next::pwritev64(fd, vectors, count, offset))
+            vectored_at(fd, vectors, count, offset, move || next::pwritev64(fd, vectors, count, offset))
         };
     fn pwritev2(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t
         | libc::SYS_pwritev2, [fd, vectors, count, offset, 0, flags] => {
-            vectored_at(fd, vectors, count, offset, || next::pwritev2(fd, vectors, count, offset, flags))
+            vectored_at(fd, vectors, count, offset, move || next::pwritev2(fd, vectors, count, offset, flags))
         };
     fn pwritev64v2(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t
         | libc::SYS_pwritev2, [fd, vectors, count, offset, 0, flags] => {
-            vectored_at(fd, vectors, count, offset, || next::pwritev64v2(fd, vectors, count, offset, flags))
+            vectored_at(fd, vectors, count, offset, move || next::pwritev64v2(fd, vectors, count, offset, flags))
         };
     fn sendfile(to: c_int, from: c_int, offset: *mut off_t, bytes: size_t) -> ssize_t
         | libc::SYS_sendfile, [to, from, offset, bytes] => {

@@ -12,7 +12,7 @@ use freeboard_budget::slots::Report;
 /// A page of the page cache, in bytes.
 pub const PAGE: u64 = 4096;
 
-/// Calls of at least this many bytes take the slow path: the packed word below has room for small ones only.
+/// Calls of at least this many bytes take the slow path: the word below is for small ones.
 pub const SMALL: usize = 1 << 20;
 
 /// On a cache line of its own: every writing thread changes it.
@@ -22,9 +22,6 @@ struct Line<T>(T);
 static OWED: Line<AtomicU64> = Line(AtomicU64::new(0));
 static WINDOW: Line<AtomicU64> = Line(AtomicU64::new(0));
 static CHUNK: AtomicU64 = AtomicU64::new(0);
-
-/// Pages after which a file's packed word is emptied even where no chunk is full.
-const HARVEST_PAGES: u64 = 2048;
 
 /// The charge of `bytes` whose place in the file is not known: whole pages.
 #[inline(always)]
@@ -86,35 +83,83 @@ pub fn is_pressed() -> bool {
     owed() >= window() / 8
 }
 
-/// A file's word: what was written since it was last emptied, in one atomic addition per call.
-/// Bits 0-31 bytes, 32-51 pages charged, 52-63 calls. Calls of [`SMALL`] bytes and more do not go in here, and it is
-/// emptied every [`HARVEST_PAGES`], so that 500 threads cannot make it overflow.
+/// A file's word: what small calls wrote since it was last emptied, and the room that they were granted for it. One
+/// atomic addition a call, before the call is issued, does both: it takes from the grant and counts.
+///
+/// From the lowest bit: 4 bits the class of the grant, 30 bits bytes (signed), 12 bits calls, 18 bits the pages that
+/// are left of the grant (signed). A call charges a page at least and takes only what is left, so the calls fit; a few threads
+/// that pass the check together can overdraw it, each by less than [`SMALL`].
 pub mod word {
-    use super::{HARVEST_PAGES, PAGE, chunk};
+    use super::PAGE;
 
-    /// One call.
+    const BYTES_SHIFT: u32 = 4;
+    const CALLS_SHIFT: u32 = 34;
+    const LEFT_SHIFT: u32 = 46;
+    /// The largest grant's class: 2048 pages, 8 MiB.
+    pub const CLASS_MAX: u64 = 12;
+
+    /// What a word says.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Account {
+        /// Bytes written; negative where a call was taken off that had been read already.
+        pub bytes: i64,
+        pub calls: u64,
+        /// The grant, in bytes.
+        pub granted: i64,
+        /// What was charged to it, in bytes.
+        pub charged: i64,
+    }
+
+    const fn pages(class: u64) -> u64 {
+        (1 << class) >> 1
+    }
+
+    /// The class of the largest grant of at most so many bytes; 0: none.
+    pub const fn class_within(bytes: u64) -> u64 {
+        let class = (u64::BITS - (bytes / PAGE).leading_zeros()) as u64;
+        if class < CLASS_MAX { class } else { CLASS_MAX }
+    }
+
+    /// The grant of a class in bytes.
+    pub const fn grant(class: u64) -> u64 {
+        pages(class) * PAGE
+    }
+
+    /// The word after a grant.
+    pub const fn of_grant(class: u64) -> u64 {
+        pages(class) << LEFT_SHIFT | class
+    }
+
+    /// What a call adds to it.
     #[inline(always)]
     pub const fn of_call(bytes: u64, charge: u64) -> u64 {
-        bytes + ((charge / PAGE) << 32) + (1 << 52)
+        of_part(bytes, charge).wrapping_add(1 << CALLS_SHIFT)
     }
 
-    pub const fn bytes(word: u64) -> u64 {
-        word & 0xffff_ffff
-    }
-
-    pub const fn charged(word: u64) -> u64 {
-        ((word >> 32) & 0xf_ffff) * PAGE
-    }
-
-    pub const fn calls(word: u64) -> u64 {
-        word >> 52
-    }
-
-    /// Has it come to a chunk, or to where it must be emptied?
+    /// What a part of a call adds to it.
     #[inline(always)]
-    pub fn is_full(word: u64) -> bool {
-        let charged = charged(word);
-        charged >= HARVEST_PAGES * PAGE || charged >= chunk()
+    pub const fn of_part(bytes: u64, charge: u64) -> u64 {
+        (bytes << BYTES_SHIFT).wrapping_sub((charge / PAGE) << LEFT_SHIFT)
+    }
+
+    /// Is so much left of the grant?
+    #[inline(always)]
+    pub const fn has_left(word: u64, charge: u64) -> bool {
+        word as i64 >> LEFT_SHIFT >= (charge / PAGE) as i64
+    }
+
+    /// A field that is negative borrows from the ones above it, so they are read from below.
+    pub const fn read(word: u64) -> Account {
+        let class = word & 0xf;
+        let bytes = (word << (u64::BITS - CALLS_SHIFT)) as i64 >> (u64::BITS - CALLS_SHIFT + BYTES_SHIFT);
+        let above = word.wrapping_sub((bytes << BYTES_SHIFT) as u64);
+        let granted = grant(class) as i64;
+        Account {
+            bytes,
+            calls: above >> CALLS_SHIFT & 0xfff,
+            granted,
+            charged: granted - (above as i64 >> LEFT_SHIFT) * PAGE as i64,
+        }
     }
 }
 
@@ -211,12 +256,43 @@ mod tests {
 
     #[test]
     fn the_word_holds_what_many_threads_add() {
-        let mut sum = 0u64;
-        for _ in 0..2000 {
-            sum += word::of_call(SMALL as u64 - 1, SMALL as u64);
+        let mut sum = word::of_grant(word::CLASS_MAX);
+        for _ in 0..300 {
+            sum = sum.wrapping_add(word::of_call(SMALL as u64 - 1, SMALL as u64));
         }
-        assert_eq!(word::bytes(sum), 2000 * (SMALL as u64 - 1));
-        assert_eq!(word::charged(sum), 2000 * SMALL as u64);
-        assert_eq!(word::calls(sum), 2000);
+        let account = word::read(sum);
+        assert_eq!(account.bytes, 300 * (SMALL as i64 - 1));
+        assert_eq!(account.calls, 300);
+        assert_eq!(account.granted, 8 << 20);
+        assert_eq!(account.charged, 300 * SMALL as i64);
+        assert!(!word::has_left(sum, PAGE));
+    }
+
+    #[test]
+    fn the_word_gives_back_what_a_call_did_not_write() {
+        let call = word::of_call(10_000, 3 * PAGE);
+        let short = word::of_grant(5).wrapping_add(call).wrapping_sub(word::of_part(9_000, 2 * PAGE));
+        assert_eq!(
+            word::read(short),
+            word::Account { bytes: 1000, calls: 1, granted: 16 * PAGE as i64, charged: PAGE as i64 }
+        );
+        // the word was emptied between the two
+        let emptied = 0u64.wrapping_sub(word::of_part(9_000, 2 * PAGE));
+        assert_eq!(
+            word::read(emptied),
+            word::Account { bytes: -9000, calls: 0, granted: 0, charged: -2 * PAGE as i64 }
+        );
+    }
+
+    #[test]
+    fn grants_are_powers_of_two() {
+        assert_eq!(word::class_within(PAGE - 1), 0);
+        assert_eq!(word::grant(0), 0);
+        for class in 1..=word::CLASS_MAX {
+            assert_eq!(word::class_within(word::grant(class)), class);
+            assert!(word::has_left(word::of_grant(class), word::grant(class)));
+            assert!(!word::has_left(word::of_grant(class), word::grant(class) + PAGE));
+        }
+        assert_eq!(word::class_within(u64::MAX), word::CLASS_MAX);
     }
 }

@@ -39,10 +39,15 @@ const MAX_RW_COUNT: usize = 0x7fff_f000;
 /// What a copy inside the kernel is expected to bring, at most, where it is not taken in pieces.
 const COPY_RESERVE: usize = 64 << 20;
 
+/// The process says what it does, and hears what it may do, at least every so many bytes.
+const LOOK_BYTES: u64 = 8 << 20;
+
 static PACE: AtomicU64 = AtomicU64::new(0);
 static HOLDING: AtomicI32 = AtomicI32::new(0);
 static STALLED: AtomicBool = AtomicBool::new(false);
 static CLOSES: AtomicU64 = AtomicU64::new(0);
+/// What the process had written when it looked last.
+static LOOKED_AT_BYTES: AtomicU64 = AtomicU64::new(0);
 /// The group's unwritten as last read, where files of ours are measured by it; `u64::MAX`: they are not.
 static GROUP_UNWRITTEN: AtomicU64 = AtomicU64::new(u64::MAX);
 
@@ -82,79 +87,124 @@ pub fn reset() {
     FIRST_BEGAN.store(0, Relaxed);
     STALLED.store(false, Relaxed);
     CLOSES.store(0, Relaxed);
+    LOOKED_AT_BYTES.store(0, Relaxed);
 }
 
 /// A call of `bytes` through a descriptor at an offset that only the kernel knows: write, writev, sendfile, splice.
 /// Written whole; where it is larger than the window, it waits for an empty one first and is paced afterwards.
 #[inline(always)]
-pub fn plain(fd: c_int, bytes: usize, mut call: impl FnMut() -> isize) -> isize {
+pub fn plain(fd: c_int, bytes: usize, call: impl Fn() -> isize + Copy) -> isize {
     let entry = descriptors::get(fd);
     if entry.is_aside() {
         return call();
     }
-    if bytes < ledger::SMALL
+    if is_small(bytes)
         && let Some(file) = entry.file()
     {
-        let charge = ledger::charge(bytes);
-        if ledger::reserve(charge) {
-            file.touch_plain();
+        file.touch_plain();
+        if file.book(bytes as u64, ledger::charge(bytes)) {
             let wrote = call();
-            settle_small(file, fd, charge, wrote, bytes, ledger::charge(wrote.max(0) as usize));
+            if wrote != bytes as isize {
+                fell_short(file, 0, bytes, wrote);
+            }
             return wrote;
         }
     }
-    plain_slowly(fd, bytes, &mut call)
+    plain_slowly(fd, bytes, call)
 }
 
 /// A call of `bytes` at `offset`: pwrite, pwritev. May be called in pieces: `call(done, length)`.
 #[inline(always)]
-pub fn positional(fd: c_int, offset: i64, bytes: usize, mut call: impl FnMut(usize, usize) -> isize) -> isize {
+pub fn positional(fd: c_int, offset: i64, bytes: usize, call: impl Fn(usize, usize) -> isize + Copy) -> isize {
     let entry = descriptors::get(fd);
     if entry.is_aside() {
         return call(0, bytes);
     }
-    if bytes < ledger::SMALL
+    if is_small(bytes)
         && let Some(file) = entry.file()
     {
-        let charge = ledger::charge_at(offset as u64, bytes);
-        if ledger::reserve(charge) {
-            file.touch(offset as u64, bytes as u64);
+        file.touch(offset as u64, bytes as u64);
+        if file.book(bytes as u64, ledger::charge_at(offset as u64, bytes)) {
             let wrote = call(0, bytes);
-            settle_small(file, fd, charge, wrote, bytes, ledger::charge_at(offset as u64, wrote.max(0) as usize));
+            if wrote != bytes as isize {
+                fell_short(file, offset as u64, bytes, wrote);
+            }
             return wrote;
         }
     }
-    positional_slowly(fd, offset, bytes, &mut call)
+    positional_slowly(fd, offset, bytes, call)
 }
 
-/// Books what a small call has really written.
+/// A call whose length stands in memory of the application's, which only the kernel may read unharmed: it is booked
+/// afterwards, where the file's grant has room for as much as any small call can bring. `None`: not made.
 #[inline(always)]
-fn settle_small(file: &'static File, fd: c_int, reserved: u64, wrote: isize, wanted: usize, charge: u64) {
-    if wrote != wanted as isize {
-        ledger::credit(reserved - charge.min(reserved));
+pub fn unmeasured(file: &'static File, offset: Option<u64>, call: impl Fn() -> isize) -> Option<isize> {
+    if !file.has_granted(ledger::SMALL as u64) {
+        return None;
     }
-    if file.settle(wrote.max(0) as u64, charge) {
-        look_after(file, fd);
+    let wrote = call();
+    let bytes = wrote.max(0) as u64;
+    let charge = match offset {
+        Some(offset) => {
+            file.touch(offset, bytes);
+            ledger::charge_at(offset, bytes as usize)
+        }
+        None => {
+            file.touch_plain();
+            ledger::charge(bytes as usize)
+        }
+    };
+    if is_small(bytes as usize) {
+        file.book_anyway(bytes, charge);
+    } else {
+        ledger::reserve_anyway(charge);
+        file.settle(bytes, charge);
     }
+    Some(wrote)
+}
+
+/// A call that the hot path takes; not one of no bytes at all.
+#[inline(always)]
+const fn is_small(bytes: usize) -> bool {
+    bytes.wrapping_sub(1) < ledger::SMALL - 1
+}
+
+/// Takes off what a booked call did not write: it failed, or wrote less.
+#[cold]
+fn fell_short(file: &'static File, offset: u64, wanted: usize, wrote: isize) {
+    let wrote = wrote.max(0) as usize;
+    let charge = ledger::charge_at(offset, wanted).saturating_sub(ledger::charge_at(offset, wrote));
+    file.unbook(wanted.saturating_sub(wrote) as u64, charge);
+}
+
+// The slow ways take their closures by value, so that what they capture is put together only where it is needed.
+
+#[cold]
+#[inline(never)]
+fn plain_slowly(fd: c_int, bytes: usize, call: impl Fn() -> isize) -> isize {
+    whole(fd, bytes, &call)
 }
 
 #[cold]
-fn plain_slowly(fd: c_int, bytes: usize, call: &mut dyn FnMut() -> isize) -> isize {
+#[inline(never)]
+fn positional_slowly(fd: c_int, offset: i64, bytes: usize, call: impl Fn(usize, usize) -> isize) -> isize {
+    in_pieces(fd, offset, bytes, &call)
+}
+
+fn whole(fd: c_int, bytes: usize, call: &dyn Fn() -> isize) -> isize {
     let Some(file) = tracked(fd) else { return call() };
     let charge = ledger::charge(bytes.min(MAX_RW_COUNT));
     admit(file, fd, charge);
     file.touch_plain();
     let wrote = call();
-    if bytes < ledger::SMALL {
-        settle_small(file, fd, charge, wrote, bytes, ledger::charge(wrote.max(0) as usize));
-        return wrote;
+    settle(file, fd, charge, wrote, ledger::charge(wrote.max(0) as usize));
+    if is_small(bytes) {
+        file.grant();
     }
-    settle_large(file, fd, charge, wrote, ledger::charge(wrote.max(0) as usize));
     wrote
 }
 
-#[cold]
-fn positional_slowly(fd: c_int, offset: i64, bytes: usize, call: &mut dyn FnMut(usize, usize) -> isize) -> isize {
+fn in_pieces(fd: c_int, offset: i64, bytes: usize, call: &dyn Fn(usize, usize) -> isize) -> isize {
     let Some(file) = tracked(fd) else { return call(0, bytes) };
     let bytes_max = bytes.min(MAX_RW_COUNT);
     let start = offset.max(0) as u64;
@@ -173,37 +223,46 @@ fn positional_slowly(fd: c_int, offset: i64, bytes: usize, call: &mut dyn FnMut(
         admit(file, fd, charge);
         file.touch(at, piece as u64);
         let wrote = call(done, piece);
-        settle_large(file, fd, charge, wrote, ledger::charge_at(at, wrote.max(0) as usize));
+        settle(file, fd, charge, wrote, ledger::charge_at(at, wrote.max(0) as usize));
         if wrote < 0 {
             return if done > 0 { done as isize } else { wrote };
         }
         done += wrote as usize;
         if wrote as usize != piece || done >= bytes_max {
+            if is_small(bytes) {
+                file.grant();
+            }
             return done as isize;
         }
     }
 }
 
 /// A vector of `bytes` at `offset`: as [`positional`], but always in one piece.
-pub fn positional_whole(fd: c_int, offset: i64, bytes: usize, call: &mut dyn FnMut() -> isize) -> isize {
+pub fn positional_whole(fd: c_int, offset: i64, bytes: usize, call: &dyn Fn() -> isize) -> isize {
     let Some(file) = tracked(fd) else { return call() };
-    let charge = ledger::charge_at(offset.max(0) as u64, bytes);
+    let offset = offset.max(0) as u64;
+    let charge = ledger::charge_at(offset, bytes);
     admit(file, fd, charge);
+    file.touch(offset, bytes as u64);
     let wrote = call();
-    file.touch(offset.max(0) as u64, wrote.max(0) as u64);
-    settle_large(file, fd, charge, wrote, ledger::charge_at(offset.max(0) as u64, wrote.max(0) as usize));
+    settle(file, fd, charge, wrote, ledger::charge_at(offset, wrote.max(0) as usize));
+    if is_small(bytes) {
+        file.grant();
+    }
     wrote
 }
 
-/// Books what a large call has written, and waits where that is more than the window.
-fn settle_large(file: &'static File, fd: c_int, reserved: u64, wrote: isize, charge: u64) {
+/// Books what a call has written that reserved its charge, and waits where that is more than the window.
+fn settle(file: &'static File, fd: c_int, reserved: u64, wrote: isize, charge: u64) {
     if charge > reserved {
         ledger::reserve_anyway(charge - reserved);
     } else {
         ledger::credit(reserved - charge);
     }
-    file.settle_large(wrote.max(0) as u64, charge);
-    if file.current() >= ledger::chunk() {
+    file.harvest();
+    file.settle(wrote.max(0) as u64, charge);
+    let since = TOTALS.written_bytes.load(Relaxed).wrapping_sub(LOOKED_AT_BYTES.load(Relaxed));
+    if file.current() >= ledger::chunk() || since >= LOOK_BYTES {
         look_after(file, fd);
     }
     if ledger::owed() > ledger::window() {
@@ -239,7 +298,7 @@ pub unsafe fn copying(fd: c_int, at: *const i64, bytes: usize, call: &mut dyn Fn
         } else {
             file.touch_plain();
         }
-        settle_large(file, fd, charge, wrote, ledger::charge(wrote.max(0) as usize));
+        settle(file, fd, charge, wrote, ledger::charge(wrote.max(0) as usize));
         if wrote < 0 {
             return if done > 0 { done as isize } else { wrote };
         }
@@ -263,7 +322,7 @@ pub fn splicing(fd: c_int, at: *const i64, bytes: usize, call: &mut dyn FnMut() 
         file.scatter();
     }
     let wrote = call();
-    settle_large(file, fd, charge, wrote, ledger::charge(wrote.max(0) as usize));
+    settle(file, fd, charge, wrote, ledger::charge(wrote.max(0) as usize));
     wrote
 }
 
@@ -299,6 +358,7 @@ fn look_after(file: &'static File, fd: c_int) {
     if !process::is_ours() {
         return;
     }
+    LOOKED_AT_BYTES.store(TOTALS.written_bytes.load(Relaxed), Relaxed);
     if let Turn::Mine = take() {
         region::refresh();
         file.harvest();

@@ -8,11 +8,15 @@
 
 use crate::{files, helper, ledger, pace, region, sys};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32};
 
 static READY: AtomicBool = AtomicBool::new(false);
 static PID: AtomicI32 = AtomicI32::new(0);
 static MARK: AtomicPtr<AtomicU32> = AtomicPtr::new(core::ptr::null_mut());
+
+/// glibc's `__libc_single_threaded` (since 2.32); elsewhere a byte that is always 0.
+static SINGLE: AtomicPtr<AtomicU8> = AtomicPtr::new(core::ptr::from_ref(&MANY).cast_mut());
+static MANY: AtomicU8 = AtomicU8::new(0);
 
 const PAGE: usize = 4096;
 
@@ -29,6 +33,11 @@ pub fn start() {
             sys::unmap(page, PAGE);
         }
     }
+    // SAFETY: the name is a C string; the symbol, where there is one, is a `char` of libc's.
+    let single = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
+    if !single.is_null() {
+        SINGLE.store(single.cast(), Relaxed);
+    }
     PID.store(sys::getpid(), Relaxed);
     READY.store(true, Release);
 }
@@ -36,6 +45,13 @@ pub fn start() {
 /// Shuts the gates: every later call goes through unseen.
 pub fn end() {
     READY.store(false, Release);
+}
+
+/// No other thread of the application exists. (The helper is none of it, and changes no word of a file's.)
+#[inline(always)]
+pub fn has_one_thread() -> bool {
+    // SAFETY: libc's byte or ours; both stay for the life of the process.
+    unsafe { (*SINGLE.load(Relaxed)).load(Relaxed) != 0 }
 }
 
 /// The process that the state belongs to.

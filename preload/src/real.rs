@@ -88,13 +88,29 @@ macro_rules! interpose {
                                 function($($arg),*)
                             }
                         }
-                        // SAFETY: the same call with the same arguments, at the kernel's door.
-                        None => unsafe {
-                            crate::real::FromRaw::from_raw(crate::sys::as_libc(crate::sys::call($nr as isize, crate::sys::six(&[$($raw as isize),*]))))
-                        },
+                        // SAFETY: the same call with the same arguments.
+                        None => unsafe { bare::$name($($arg),*) },
                     }
                 }
             )*
+
+            /// The same calls at the kernel's door. Out of the way of the hooks: what matters there is how little code a
+            /// call runs through, because the kernel's own has just pushed it out of the cache.
+            mod bare {
+                use super::*;
+
+                $(
+                    #[cold]
+                    #[inline(never)]
+                    pub unsafe extern "C" fn $name($($arg: $type),*) -> $result {
+                        let arguments = crate::sys::six(&[$($raw as isize),*]);
+                        // SAFETY: the caller's: the application's own arguments.
+                        unsafe {
+                            crate::real::FromRaw::from_raw(crate::sys::as_libc(crate::sys::call($nr as isize, arguments)))
+                        }
+                    }
+                )*
+            }
 
             /// Where each of them is.
             #[allow(non_upper_case_globals)]

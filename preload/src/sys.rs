@@ -5,6 +5,7 @@
 
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
+use core::sync::atomic::AtomicU64;
 use libc::{c_int, stat};
 
 /// One raw system call.
@@ -37,6 +38,20 @@ macro_rules! raw {
 }
 
 pub(crate) use raw;
+
+/// Adds to a word that no other thread changes at the same time, but a signal handler of this one may: one instruction,
+/// so nothing comes in between, without the lock prefix, which beside a system call costs 15 ns (x86-64, measured).
+#[inline(always)]
+pub fn add_alone(word: &AtomicU64, value: u64) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the word is a valid, aligned place for eight bytes; the instruction changes it and the flags alone.
+    unsafe {
+        core::arch::asm!("add qword ptr [{word}], {value}", word = in(reg) word.as_ptr(), value = in(reg) value,
+            options(nostack));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    word.fetch_add(value, core::sync::atomic::Ordering::Relaxed);
+}
 
 /// Sets errno and gives -1 where a raw result is an error: for the few calls that we make in libc's place.
 ///
