@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | [`hooks`], [`syscall`] | the interposed symbols |
 //! | [`stdio`] | glibc's streams, which no symbol reaches |
-//! | [`real`] | the functions behind them |
+//! | [`real`], [`elf`] | the functions behind them, and how they are found |
 //! | [`descriptors`] | what each descriptor is |
 //! | [`files`] | what each file owes, chunk by chunk |
 //! | [`ledger`] | what the process owes: reserve, settle, credit |
@@ -35,6 +35,7 @@
 extern crate std as _;
 
 mod descriptors;
+mod elf;
 mod files;
 mod flush;
 mod group;
@@ -55,14 +56,21 @@ fn start() {
     // first of all, whatever else the environment says; the gates then stay shut, and every call goes through
     // SAFETY: the environment of a process that is still starting; the name is a C string.
     let is_disabled = unsafe { !libc::getenv(c"FREEBOARD_DISABLED".as_ptr()).is_null() };
-    hooks::next::resolve();
-    syscall::resolve();
+    elf::visit(|object, is_after_ours| {
+        process::resolve(object);
+        if is_after_ours {
+            hooks::next::resolve(object);
+            syscall::resolve(object);
+            if !is_disabled {
+                stdio::change(object);
+            }
+        }
+    });
     if is_disabled {
         return;
     }
     region::start();
     process::start();
-    stdio::start();
 }
 
 /// The process ends: by its destructors, or by `_exit`.

@@ -6,6 +6,7 @@
 //!
 //! This is one of the modules that may say `unsafe`.
 
+use crate::elf::Object;
 use crate::{files, helper, ledger, pace, region, sys};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32};
@@ -20,6 +21,16 @@ static MANY: AtomicU8 = AtomicU8::new(0);
 
 const PAGE: usize = 4096;
 
+/// Looks for libc's word on threads, which the program itself may define in libc's place (a copy relocation), so the
+/// first object that has it counts. From the constructor.
+pub fn resolve(object: &Object) {
+    if core::ptr::eq(SINGLE.load(Relaxed), &MANY)
+        && let Some(at) = object.symbol(c"__libc_single_threaded")
+    {
+        SINGLE.store(at as *mut AtomicU8, Relaxed);
+    }
+}
+
 /// Makes the mark and opens the gates. Once, from the constructor.
 pub fn start() {
     let page = sys::map_private(PAGE);
@@ -32,11 +43,6 @@ pub fn start() {
         } else {
             sys::unmap(page, PAGE);
         }
-    }
-    // SAFETY: the name is a C string; the symbol, where there is one, is a `char` of libc's.
-    let single = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) };
-    if !single.is_null() {
-        SINGLE.store(single.cast(), Relaxed);
     }
     PID.store(sys::getpid(), Relaxed);
     READY.store(true, Release);

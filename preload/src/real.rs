@@ -5,6 +5,7 @@
 //!
 //! This is one of the modules that may say `unsafe`.
 
+use crate::elf::Object;
 use core::ffi::CStr;
 use core::num::NonZeroUsize;
 use once_cell::race::OnceNonZeroUsize;
@@ -20,11 +21,11 @@ impl Next {
         Next { name, at: OnceNonZeroUsize::new() }
     }
 
-    /// Looks the symbol up. Once, from the constructor: dlsym may lock and allocate.
-    pub fn resolve(&self) {
-        // SAFETY: the name is a C string, and RTLD_NEXT is valid in a loaded object.
-        let at = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
-        if let Some(at) = NonZeroUsize::new(at as usize) {
+    /// Takes it from an object that comes after this library, if none before that one had it. From the constructor.
+    pub fn resolve(&self, object: &Object) {
+        if self.get().is_none()
+            && let Some(at) = object.symbol(self.name).and_then(NonZeroUsize::new)
+        {
             let _ = self.at.set(at);
         }
     }
@@ -126,9 +127,9 @@ macro_rules! interpose {
                 )*
             }
 
-            /// Looks all of them up.
-            pub fn resolve() {
-                $( symbols::$name.resolve(); )*
+            /// Looks all of them up in an object that comes after this library.
+            pub fn resolve(object: &crate::elf::Object) {
+                $( symbols::$name.resolve(object); )*
             }
         }
 

@@ -10,12 +10,13 @@
 //!
 //! This is one of the modules that may say `unsafe`.
 
+use crate::elf::Object;
 use crate::sys::raw;
 use crate::{hooks, pace};
 use core::ffi::{CStr, c_int, c_void};
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::{Relaxed, Release};
-use libc::{dl_phdr_info, size_t, ssize_t};
+use libc::ssize_t;
 
 type Write = unsafe extern "C" fn(*mut c_void, *const c_void, ssize_t) -> ssize_t;
 type Close = unsafe extern "C" fn(*mut c_void) -> c_int;
@@ -30,22 +31,23 @@ const FILENO: usize = 112;
 static NEXT_WRITE: AtomicUsize = AtomicUsize::new(0);
 static NEXT_CLOSE: AtomicUsize = AtomicUsize::new(0);
 
-/// Changes the tables. Once, from the constructor, while the process has one thread.
-pub fn start() {
-    if is_off() {
+/// Changes the tables, if this is the object that has them. Once, from the constructor, while the process has one
+/// thread.
+pub fn change(object: &Object) {
+    let (Some(write), Some(close)) = (object.symbol(c"_IO_file_write"), object.symbol(c"_IO_file_close")) else {
         return;
-    }
-    let (write, close) = (symbol(c"_IO_file_write"), symbol(c"_IO_file_close"));
-    if write == 0 || close == 0 {
+    };
+    if is_off() {
         return;
     }
     NEXT_WRITE.store(write, Relaxed);
     NEXT_CLOSE.store(close, Relaxed);
     for name in [c"_IO_file_jumps", c"_IO_wfile_jumps"] {
-        let table = symbol(name) as *const AtomicUsize;
-        if !table.is_null() {
-            // SAFETY: a table of glibc's that is longer than the entries used; checked below before it is changed.
-            unsafe { change(table, write, close) };
+        if let Some(table) = object.symbol(name)
+            && let Some(is_readonly) = object.segment(table + CLOSE_ENTRY * size_of::<usize>())
+        {
+            // SAFETY: a table of glibc's that is longer than the entries used; checked there before it is changed.
+            unsafe { change_table(table as *const AtomicUsize, write, close, is_readonly) };
         }
     }
 }
@@ -59,26 +61,17 @@ fn is_off() -> bool {
     }
 }
 
-fn symbol(name: &CStr) -> usize {
-    // SAFETY: the name is a C string.
-    unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) as usize }
-}
-
 /// Puts our functions into one table, if it holds glibc's.
 ///
 /// # Safety
-/// `table` is the address of a `struct _IO_jump_t`.
-unsafe fn change(table: *const AtomicUsize, write: usize, close: usize) {
+/// `table` is the address of a `struct _IO_jump_t`; `is_readonly`: it lies in memory that is.
+unsafe fn change_table(table: *const AtomicUsize, write: usize, close: usize, is_readonly: bool) {
     // SAFETY: the caller's: both entries lie in the table.
     let (write_entry, close_entry) = unsafe { (&*table.add(WRITE_ENTRY), &*table.add(CLOSE_ENTRY)) };
     if write_entry.load(Relaxed) != write || close_entry.load(Relaxed) != close {
         return;
     }
-    let mut place = Place { address: core::ptr::from_ref(write_entry) as usize, is_readonly: None };
-    // SAFETY: the callback gets `place` back and keeps nothing.
-    unsafe { libc::dl_iterate_phdr(Some(find), (&raw mut place).cast()) };
-    let Some(is_readonly) = place.is_readonly else { return };
-    let page = place.address & !4095;
+    let page = core::ptr::from_ref(write_entry) as usize & !4095;
     let bytes = core::ptr::from_ref(close_entry) as usize + size_of::<usize>() - page;
     let opened = !is_readonly || raw!(libc::SYS_mprotect, page, bytes, libc::PROT_READ | libc::PROT_WRITE) == 0;
     if opened {
@@ -88,39 +81,6 @@ unsafe fn change(table: *const AtomicUsize, write: usize, close: usize) {
     if is_readonly {
         raw!(libc::SYS_mprotect, page, bytes, libc::PROT_READ);
     }
-}
-
-/// What is looked for among the loaded objects: is the page of this address read-only after relocation?
-struct Place {
-    address: usize,
-    is_readonly: Option<bool>,
-}
-
-unsafe extern "C" fn find(info: *mut dl_phdr_info, _: size_t, place: *mut c_void) -> c_int {
-    // SAFETY: the loader's description of one object, and the `Place` that `change` passed.
-    let (info, place) = unsafe { (&*info, &mut *place.cast::<Place>()) };
-    let mut is_here = false;
-    let mut is_readonly = false;
-    for index in 0..usize::from(info.dlpi_phnum) {
-        // SAFETY: the object has `dlpi_phnum` program headers.
-        let header = unsafe { &*info.dlpi_phdr.add(index) };
-        let start = (info.dlpi_addr as usize).wrapping_add(header.p_vaddr as usize);
-        if place.address.wrapping_sub(start) >= header.p_memsz as usize {
-            continue;
-        }
-        match header.p_type {
-            libc::PT_LOAD => {
-                is_here = true;
-                is_readonly |= header.p_flags & libc::PF_W == 0;
-            }
-            libc::PT_GNU_RELRO => is_readonly = true,
-            _ => {}
-        }
-    }
-    if is_here {
-        place.is_readonly = Some(is_readonly);
-    }
-    c_int::from(is_here)
 }
 
 /// The descriptor of a stream.

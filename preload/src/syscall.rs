@@ -4,6 +4,7 @@
 //!
 //! This is one of the modules that may say `unsafe`.
 
+use crate::elf::Object;
 use crate::real::Next;
 use crate::{hooks, pace, sys};
 use core::ffi::{c_int, c_long, c_uint};
@@ -50,9 +51,9 @@ static BITS: [u64; NUMBERS / 64] = {
     bits
 };
 
-/// Looks libc's own up. Once, from the constructor.
-pub fn resolve() {
-    SYMBOL.resolve();
+/// Looks libc's own up in an object that comes after this library. From the constructor.
+pub fn resolve(object: &Object) {
+    SYMBOL.resolve(object);
     if let Some(at) = SYMBOL.get() {
         NEXT.store(at.get(), Relaxed);
     }
