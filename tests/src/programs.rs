@@ -50,9 +50,18 @@ pub fn archive_of_small_files(lab: &Lab, files: u64) -> PathBuf {
 
 /// Compiles a C program of `tests/programs` and returns its path.
 pub fn c_program(lab: &Lab, name: &str) -> PathBuf {
-    let program = lab.dir().join(name);
+    compile("cc", lab, name)
+}
+
+/// The same for musl in the place of glibc.
+pub fn musl_program(lab: &Lab, name: &str) -> PathBuf {
+    compile("musl-gcc", lab, name)
+}
+
+fn compile(compiler: &str, lab: &Lab, name: &str) -> PathBuf {
+    let program = lab.dir().join(format!("{name}-{compiler}"));
     let source = programs_dir().join(format!("{name}.c"));
-    run("cc", &["-O1", "-Wall", "-Werror", "-pthread", "-o", &path_str(&program), &path_str(&source)]);
+    run(compiler, &["-O1", "-Wall", "-Werror", "-pthread", "-o", &path_str(&program), &path_str(&source)]);
     program
 }
 

@@ -66,6 +66,20 @@ fn it_needs_libc_alone_and_can_neither_panic_nor_touch_thread_local_storage() {
         .collect();
     assert_eq!(needed, ["libc.so.6"]);
 
+    let (mut libraries, _) = file.elf_section_table().gnu_verneed(endian, data).unwrap().expect("no versions");
+    let mut versions = Vec::new();
+    while let Some((_, mut wanted)) = libraries.next().unwrap() {
+        while let Some(version) = wanted.next().unwrap() {
+            versions.push(std::str::from_utf8(version.name(endian, strings).unwrap()).unwrap().to_owned());
+        }
+    }
+    assert!(versions.contains(&"GLIBC_2.2.5".into()), "{versions:?}");
+    for version in versions {
+        let minor =
+            version.strip_prefix("GLIBC_2.").and_then(|rest| rest.split('.').next()).and_then(|n| n.parse().ok());
+        assert!(minor.is_some_and(|minor: u32| minor <= 17), "no program on a glibc before {version} starts with it");
+    }
+
     let panics: Vec<&str> =
         file.symbols().filter_map(|symbol| symbol.name().ok()).filter(|name| name.contains("panic")).collect();
     assert!(panics.is_empty(), "panics can be reached: {panics:?}");

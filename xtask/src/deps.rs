@@ -15,6 +15,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.vfat", "dosfstools"),
     ("mkfs.xfs", "xfsprogs"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("musl-gcc", "musl-tools"),
     ("node", "nodejs"),
     ("python3", "python3"),
     ("qemu-img", "qemu-utils"),
