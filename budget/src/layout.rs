@@ -215,6 +215,8 @@ pub enum Aside {
     Full = 8,
     /// The process was a vfork child, or not yet or no longer set up.
     Outside = 9,
+    /// A seccomp filter forbids what the library cannot do without.
+    Filtered = 10,
 }
 
 /// Number of reasons that a slot has room for.

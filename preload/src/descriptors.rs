@@ -4,6 +4,7 @@
 //! so the slow path asks the kernel again before it acts on one.
 
 use crate::files::{self, File};
+use crate::seccomp::{self, Forbidden};
 use crate::{flush, ledger, process, region, sys};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
@@ -92,7 +93,7 @@ pub fn find(file: &File) -> Option<c_int> {
         .inspect(|&fd| file.set_last_fd(fd))
 }
 
-/// `None`: the descriptor is not open; the call itself will say so.
+/// `None`: the descriptor is not open, and the call itself will say so; or it is too early to tell.
 fn classify(fd: c_int) -> Option<Entry> {
     let stat = sys::fstat(fd)?;
     let aside = |reason| {
@@ -102,6 +103,17 @@ fn classify(fd: c_int) -> Option<Entry> {
     let kind = stat.st_mode & libc::S_IFMT;
     if kind != libc::S_IFREG && kind != libc::S_IFBLK {
         return aside(Aside::NotAFile);
+    }
+    match seccomp::forbids()? {
+        Forbidden::Nothing => {}
+        Forbidden::Flushing => {
+            region::refresh(); // so that the sidecar hears of it
+            return aside(Aside::Filtered);
+        }
+        Forbidden::All => {
+            process::end();
+            return None;
+        }
     }
     let flags = sys::status_flags(fd);
     if flags < 0 || flags & (libc::O_DIRECT | libc::O_DSYNC | libc::O_SYNC) != 0 {

@@ -33,6 +33,9 @@ const LOOK_FILES: u32 = 8;
 /// Longest time that a caller waits for its file to be re-opened.
 const HANDOVER_MS: u64 = 50;
 
+/// Longest wait for it to leave.
+const DISMISS_MS: u32 = 100;
+
 const FREE: u32 = 0;
 const CLAIMED: u32 = 1;
 const POSTED: u32 = 2;
@@ -77,6 +80,8 @@ static TID: AtomicI32 = AtomicI32::new(0);
 static LEAVING: AtomicBool = AtomicBool::new(false);
 /// It could not be started, or not get a table of its own; not tried again.
 static UNAVAILABLE: AtomicBool = AtomicBool::new(false);
+/// It is to leave now, whatever it has.
+static DISMISSED: AtomicBool = AtomicBool::new(false);
 static BELL: AtomicU32 = AtomicU32::new(0);
 /// The place of the next job; the table is a ring, oldest first behind it.
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -89,6 +94,23 @@ pub fn reset() {
     LEAVING.store(false, Relaxed);
     for job in &TABLE {
         job.state.store(FREE, Relaxed);
+    }
+}
+
+/// There is none in this process, and there never will be.
+pub fn give_up() {
+    UNAVAILABLE.store(true, Relaxed);
+}
+
+/// Ends the thread, and waits for that unless it is in the middle of a long call.
+pub fn dismiss() {
+    DISMISSED.store(true, Release);
+    ring();
+    for _ in 0..DISMISS_MS {
+        if TID.load(Acquire) == 0 {
+            break;
+        }
+        sys::sleep_ns(1_000_000);
     }
 }
 
@@ -191,6 +213,7 @@ fn start() -> bool {
         STACK.store(stack, Release);
     }
     LEAVING.store(false, Release);
+    DISMISSED.store(false, Release);
     // SAFETY: the stack is ours, mapped for good, and free: the last helper has gone (its TID was cleared by the
     // kernel after it had left its stack for the last time).
     let made = unsafe { spawn(stack.add(STACK_BYTES)) };
@@ -218,37 +241,8 @@ unsafe fn spawn(top: *mut u8) -> isize {
         | libc::CLONE_THREAD
         | libc::CLONE_SYSVSEM
         | libc::CLONE_CHILD_CLEARTID;
-    let made: isize;
-    // SAFETY: the child runs `run` on its own stack and never returns into this frame; the parent goes on with the
-    // result. The clobbers are the kernel's; the child shares the caller's thread pointer, which `run` never uses.
-    unsafe {
-        #[cfg(target_arch = "x86_64")]
-        core::arch::asm!(
-            "syscall",
-            "test rax, rax",
-            "jnz 2f",
-            "xor ebp, ebp",
-            "call {run}",
-            "ud2",
-            "2:",
-            run = sym run,
-            inlateout("rax") libc::SYS_clone as isize => made,
-            in("rdi") flags, in("rsi") top, in("rdx") 0, in("r10") TID.as_ptr(), in("r8") 0,
-            lateout("rcx") _, lateout("r11") _,
-        );
-        #[cfg(target_arch = "aarch64")]
-        core::arch::asm!(
-            "svc 0",
-            "cbnz x0, 2f",
-            "mov x29, xzr",
-            "bl {run}",
-            "brk 1",
-            "2:",
-            run = sym run,
-            in("x8") libc::SYS_clone, inlateout("x0") flags as isize => made, in("x1") top, in("x2") 0, in("x3") 0,
-            in("x4") TID.as_ptr(), lateout("x30") _,
-        );
-    }
+    // SAFETY: the caller's; `run` keeps to what a thread without thread-local storage may do.
+    let made = unsafe { sys::clone_on(top, flags, TID.as_ptr() as usize, run) };
     raw!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const old, 0, 8);
     made
 }
@@ -284,7 +278,8 @@ extern "C" fn run() -> ! {
         let is_busy = TABLE.iter().any(|job| job.state.load(Relaxed) != FREE);
         if is_busy {
             busy_at = now;
-        } else if now.wrapping_sub(busy_at) > IDLE_NS {
+        }
+        if now.wrapping_sub(busy_at) > IDLE_NS || DISMISSED.load(Acquire) {
             leave();
         }
         wait(&BELL, bell, if is_busy { LOOK_NS } else { IDLE_NS });

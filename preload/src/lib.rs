@@ -20,6 +20,7 @@
 //! | [`region`] | the sidecar's budget |
 //! | [`group`] | our own cgroup, where there is no sidecar |
 //! | [`process`] | start, fork, vfork, end |
+//! | [`seccomp`] | system calls that may not be made here |
 //! | [`sys`] | raw system calls |
 //!
 //! Inside somebody else's process: no lock is waited for, nothing is allocated, nothing panics or prints, and no
@@ -46,6 +47,7 @@ mod pace;
 mod process;
 mod real;
 mod region;
+mod seccomp;
 mod stdio;
 mod sys;
 pub mod syscall;

@@ -335,6 +335,9 @@ fn piece_at(offset: u64) -> usize {
 
 /// The file of a descriptor, as the kernel sees it now: the table may be stale.
 fn tracked(fd: c_int) -> Option<&'static File> {
+    if !process::is_open() {
+        return None;
+    }
     let known = descriptors::get(fd);
     if let Some(file) = known.file() {
         if descriptors::is_on(fd, file) {
@@ -753,7 +756,7 @@ fn hold_until_clean(file: &'static File, fd: c_int) {
 
 /// The process ends: what is owed is sent on its way where the group is pressed.
 pub fn end() {
-    if !process::is_ours() {
+    if !region::is_attached() && files::all().next().is_none() || !process::is_ours() {
         return;
     }
     if let Turn::Mine = take() {

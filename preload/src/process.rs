@@ -7,7 +7,7 @@
 //! This is one of the modules that may say `unsafe`.
 
 use crate::elf::Object;
-use crate::{files, helper, ledger, pace, region, sys};
+use crate::{files, helper, ledger, pace, region, seccomp, sys};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32};
 
@@ -53,11 +53,21 @@ pub fn end() {
     READY.store(false, Release);
 }
 
+/// The gates are open: after start-up, before the end, and not in a process that filters its system calls.
+pub fn is_open() -> bool {
+    READY.load(Acquire)
+}
+
 /// No other thread of the application exists. (The helper is none of it, and changes no word of a file's.)
 #[inline(always)]
 pub fn has_one_thread() -> bool {
     // SAFETY: libc's byte or ours; both stay for the life of the process.
     unsafe { (*SINGLE.load(Relaxed)).load(Relaxed) != 0 }
+}
+
+/// Opens them again.
+pub fn reopen() {
+    READY.store(true, Release);
 }
 
 /// The process that the state belongs to.
@@ -87,6 +97,7 @@ pub fn is_ours() -> bool {
         region::reset();
         files::reset();
         ledger::reset();
+        seccomp::reset();
         PID.store(pid, Relaxed);
     }
     wiped

@@ -113,6 +113,11 @@ pub fn start() {
     REGION.set(c"FREEBOARD_REGION");
 }
 
+/// The socket is not to be used: as if the environment did not name one.
+pub fn without_socket() {
+    SOCKET.len.store(0, Release);
+}
+
 /// A child of fork has a slot of its own, and looks for its group anew.
 pub fn reset() {
     SLOT.store(0, Relaxed);
@@ -158,6 +163,11 @@ pub fn is_crowded() -> bool {
 /// Most unwritten bytes for the whole group, as last heard.
 pub fn allowed() -> u64 {
     ALLOWED.load(Relaxed)
+}
+
+/// There is a sidecar that counts this process.
+pub fn is_attached() -> bool {
+    CURRENT.load(Relaxed) != 0
 }
 
 fn policy() -> Option<&'static Policy> {

@@ -151,7 +151,7 @@ pub struct CacheStat {
     pub recently_evicted: u64,
 }
 
-const SYS_CACHESTAT: isize = 451;
+pub const SYS_CACHESTAT: isize = 451;
 
 /// `bytes` 0: to the end of the file.
 pub fn cachestat(fd: c_int, offset: u64, bytes: u64) -> Result<CacheStat, c_int> {
@@ -249,6 +249,45 @@ pub fn map_shared(fd: c_int, bytes: usize, writable: bool) -> *mut u8 {
 /// Undoes a mapping that nobody else has seen.
 pub fn unmap(at: *mut u8, bytes: usize) {
     raw!(libc::SYS_munmap, at, bytes);
+}
+
+/// clone(2): a thread or process that starts with `entry` on a stack of its own. Its id, or a negative error.
+/// `cleared`: what CLONE_CHILD_CLEARTID clears, or 0.
+///
+/// # Safety
+/// `top` is the 16-byte aligned end of a stack that nobody else uses; `entry` never returns, and uses neither libc nor
+/// thread-local storage, because the child has the caller's.
+pub unsafe fn clone_on(top: *mut u8, flags: c_int, cleared: usize, entry: extern "C" fn() -> !) -> isize {
+    let made: isize;
+    // SAFETY: the caller's: the child calls `entry` on its own stack and never returns into this frame; the parent goes
+    // on with the result. The clobbers are the kernel's.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        core::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "call r9",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone as isize => made,
+            in("rdi") flags, in("rsi") top, in("rdx") 0, in("r10") cleared, in("r8") 0, in("r9") entry,
+            lateout("rcx") _, lateout("r11") _,
+        );
+        #[cfg(target_arch = "aarch64")]
+        core::arch::asm!(
+            "svc 0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "blr x9",
+            "brk 1",
+            "2:",
+            in("x8") libc::SYS_clone, inlateout("x0") flags as isize => made, in("x1") top, in("x2") 0, in("x3") 0,
+            in("x4") cleared, in("x9") entry, lateout("x30") _,
+        );
+    }
+    made
 }
 
 /// Makes these pages zero in a child after fork (Linux 4.14 and later); `false` where the kernel will not.

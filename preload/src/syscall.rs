@@ -6,7 +6,7 @@
 
 use crate::elf::Object;
 use crate::real::Next;
-use crate::{hooks, pace, sys};
+use crate::{hooks, pace, seccomp, sys};
 use core::ffi::{c_int, c_long, c_uint};
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
@@ -19,7 +19,7 @@ static NEXT: AtomicUsize = AtomicUsize::new(0);
 /// Numbers below this can be ours.
 const NUMBERS: usize = 512;
 
-const OURS: [c_long; 17] = [
+const OURS: [c_long; 19] = [
     libc::SYS_write,
     libc::SYS_pwrite64,
     libc::SYS_writev,
@@ -37,6 +37,8 @@ const OURS: [c_long; 17] = [
     libc::SYS_close_range,
     libc::SYS_openat,
     libc::SYS_lseek,
+    libc::SYS_prctl,
+    libc::SYS_seccomp,
 ];
 
 /// One bit a number.
@@ -161,6 +163,8 @@ unsafe extern "C" fn ours(nr: c_long, a: isize, b: isize, c: isize, d: isize, e:
             }
             libc::SYS_openat => hooks::opened(as_is() as c_int) as isize,
             libc::SYS_lseek => hooks::moved_unless_asked(fd, b as i64, c as c_int, as_is() as i64) as isize,
+            libc::SYS_prctl if seccomp::is_filter(a as c_int) => seccomp::filters(as_is),
+            libc::SYS_seccomp if seccomp::is_filter_operation(a as c_long) => seccomp::filters(as_is),
             _ => as_is(),
         }
     };

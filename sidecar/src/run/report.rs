@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The reasons of [`freeboard_budget::layout::Aside`], in its order.
-const ASIDES: [&str; 10] = [
+const ASIDES: [&str; 11] = [
     "not_a_file",
     "direct",
     "memory",
@@ -24,6 +24,7 @@ const ASIDES: [&str; 10] = [
     "unlimited",
     "table_full",
     "outside",
+    "filtered",
 ];
 
 /// A run in numbers. Bytes and seconds; what is not known is null.
