@@ -45,19 +45,34 @@ impl Engine {
     /// Starts an engine that keeps images and containers below `data`, and gives it the base images. What is mounted
     /// on the host later, it does not see.
     ///
+    /// It does not see blkio either. So containers stay in its root group, where the slow disk's rule is: what a process
+    /// sends to the disk itself is measured by its own group.
+    ///
     /// # Errors
     /// What this machine lacks.
     pub fn start(lab: &Lab, data: &Path) -> anyhow::Result<Engine> {
         let bases = [BaseImage::debian(), BaseImage::rust()?];
         let archives = [bases[0].archive()?, bases[1].archive()?];
-        let engine = Engine::start_empty(lab, data)?;
+        let engine = Engine::start_empty(lab, data, "umount /sys/fs/cgroup/blkio")?;
         for (base, archive) in bases.iter().zip(archives) {
             succeed(engine.docker().args(["import", "--change", "CMD [\"bash\"]"]).arg(archive).arg(base.name))?;
         }
         Ok(engine)
     }
 
-    fn start_empty(lab: &Lab, data: &Path) -> anyhow::Result<Engine> {
+    /// Stops, and starts as any engine starts, with every control group in sight.
+    ///
+    /// # Errors
+    /// It does not start again.
+    pub fn restart(self, lab: &Lab, data: &Path) -> anyhow::Result<Engine> {
+        let dir = self.dir.clone();
+        drop(self);
+        fs::remove_dir_all(dir)?;
+        Engine::start_empty(lab, data, "true")
+    }
+
+    /// `prepare` is done in the engine's namespaces first.
+    fn start_empty(lab: &Lab, data: &Path, prepare: &str) -> anyhow::Result<Engine> {
         let dir = lab.dir().join("docker");
         fs::create_dir(&dir)?;
         let (socket, log) = (dir.join("socket"), File::create(dir.join("log"))?);
@@ -65,11 +80,10 @@ impl Engine {
         remove_engines();
         let mut command = Command::new("setpriv");
         command.env("PATH", PATH).args(["--pdeathsig=KILL", "unshare", "--fork", "--kill-child", "--pid"]);
-        command.args(["--mount", "--mount-proc", "sh", "-c"]);
-        // Without blkio in sight containers stay in its root group, where the slow disk's rule is: what a process sends
-        // to the disk itself is measured by its own group.
-        command.args(["umount /sys/fs/cgroup/blkio && exec \"$@\"", "sh", "dockerd", "--bridge=none"]);
-        command.args(["--iptables=false", "--ip-forward=false", "--cgroup-parent"]).arg(format!("/{group}"));
+        command.args(["--mount", "--mount-proc", "sh", "-c"]).arg(format!("{prepare} && exec \"$@\""));
+        command
+            .args(["sh", "dockerd", "--bridge=none", "--iptables=false", "--ip-forward=false", "--cgroup-parent"])
+            .arg(format!("/{group}"));
         command.arg("--host").arg(format!("unix://{}", socket.display())).arg("--data-root").arg(data.join("docker"));
         command.arg("--exec-root").arg(dir.join("exec")).arg("--pidfile").arg(dir.join("pid"));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -100,9 +114,9 @@ impl Engine {
     ///
     /// # Errors
     /// With the build's output.
-    pub fn build(&self, context: &Path, tag: &str) -> anyhow::Result<()> {
+    pub fn build(&self, context: &Path, options: &[&str]) -> anyhow::Result<()> {
         let mut build = self.docker();
-        build.args(["build", "--network", "host", "--tag", tag]);
+        build.args(["build", "--network", "host"]).args(options);
         let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];
         for name in proxies.into_iter().filter(|name| std::env::var_os(name).is_some()) {
             build.args(["--build-arg", name]);

@@ -16,6 +16,8 @@ const PREFIX: &str = "freeboard-tests-";
 const REQUIRE: &str = "FREEBOARD_REQUIRE_KERNEL_SUITE";
 /// Rules of the root group reach buffered writes, which kernel workers issue from there.
 const BLKIO_RULES: &str = "/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device";
+/// They reach what a process sends to the disk itself only where it is in that group too.
+const BLKIO_PROCESSES: &str = "/sys/fs/cgroup/blkio/cgroup.procs";
 
 /// One test's place: a directory in memory, and a turn.
 #[derive(Debug)]
@@ -109,13 +111,15 @@ pub fn path_str(path: &Path) -> String {
     path.to_str().unwrap_or_else(|| panic!("{} is not UTF-8", path.display())).to_owned()
 }
 
-/// Sets the write limit of a block device in bytes per second; 0 lifts it.
+/// Sets the write limit of a block device in bytes per second; 0 lifts it. It holds for this process and for what it
+/// starts from now on.
 pub fn throttle(device: &Path, bytes_per_second: u64) -> io::Result<()> {
     if bytes_per_second == 0 && !Path::new(BLKIO_RULES).exists() {
         return Ok(()); // without the controller there is no rule
     }
     let name = device.file_name().unwrap_or_default();
     let numbers = fs::read_to_string(Path::new("/sys/block").join(name).join("dev"))?;
+    fs::write(BLKIO_PROCESSES, "0")?;
     fs::write(BLKIO_RULES, format!("{} {bytes_per_second}", numbers.trim()))
 }
 

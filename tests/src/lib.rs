@@ -8,6 +8,7 @@
 //! | [`freeboard`] | the release build: a program under `freeboard run`, a sidecar of its own |
 //! | [`docker`] | a Docker engine of its own, with base images made here |
 //! | [`guest`] | a virtual machine with another kernel, and cgroup v2 |
+//! | [`neighbour`] | what somebody else in a writer's cgroup waits for memory |
 //! | [`pairs`] | benchmarks: medians of runs taken in turns |
 //! | [`programs`] | what the programs need: source data, our own small C and Java programs |
 //! | [`truth`] | what is in a file and what is in its page cache |
@@ -19,6 +20,7 @@ pub mod docker;
 pub mod freeboard;
 pub mod guest;
 pub mod lab;
+pub mod neighbour;
 pub mod pairs;
 pub mod programs;
 pub mod slow_disk;

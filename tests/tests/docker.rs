@@ -2,16 +2,17 @@
 //! finishes with the library, below its limit. 300 MiB at 30 MiB/s, limit 200 MiB.
 
 use anyhow::Context;
+use freeboard_tests::cgroup::groups_named;
 use freeboard_tests::docker::{Engine, succeed};
 use freeboard_tests::freeboard::target_dir;
 use freeboard_tests::lab::{self, Lab, path_str};
 use freeboard_tests::slow_disk::{Filesystem, SlowDisk};
-use freeboard_tests::{MIB, programs, truth};
+use freeboard_tests::{MB, MIB, programs, truth};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Of `docker run --memory 200m` and of `docker-compose.yml`.
 const LIMIT: u64 = 200 * MIB;
@@ -23,6 +24,11 @@ const DISK: u64 = 30 * MIB;
 const START_S: f64 = 5.0;
 
 const BASE: &str = "debian:bookworm-slim";
+const DEMO: &str = "freeboard-demo";
+/// What the README says that the demonstration needs of `--privileged`. All of it this engine can only give where the
+/// machine has every capability that its kernel knows.
+const RIGHTS: [&str; 6] =
+    ["--cap-add", "SYS_ADMIN", "--device-cgroup-rule", "b 7:* rw", "--device-cgroup-rule", "c 10:237 rw"];
 /// Where the kernel says, inside a container, how often usage met the limit, and its peak.
 const FIGURES: &str = "/sys/fs/cgroup/memory/memory.failcnt /sys/fs/cgroup/memory/memory.max_usage_in_bytes";
 
@@ -37,14 +43,19 @@ fn containers() {
         Err(error) => return lab::skip(test, &format!("{error:#}")),
     };
     let begin = Instant::now();
-    engine.build(&repository(), "freeboard").expect("the image does not build");
+    engine.build(&repository(), &["--tag", "freeboard"]).expect("the image does not build");
     println!("{test}: docker build took {:.0} s", begin.elapsed().as_secs_f64());
+    engine
+        .build(&repository(), &["--target", "demo", "--tag", DEMO])
+        .expect("the demonstration's image does not build");
+    println!("{test}: with the demonstration {:.0} s", begin.elapsed().as_secs_f64());
 
     let case = Case { data: disk.dir().join("data"), source: programs::random_file(&lab, DATA), engine, disk };
     fs::create_dir(&case.data).and_then(|()| fs::set_permissions(&case.data, Permissions::from_mode(0o777))).unwrap();
     case.the_image();
     case.library_alone(&lab);
     case.app_and_sidecar(&lab);
+    case.the_demo(&lab);
 }
 
 /// What the cases share: the engine with the built image, and the slow disk that it lives on too.
@@ -123,7 +134,7 @@ impl Case<'_> {
         let begin = Instant::now();
         compose(&["up", "--detach", "--no-build"]);
         let (app, sidecar) = (compose(&["ps", "--quiet", "app"]), compose(&["ps", "--quiet", "freeboard"]));
-        std::thread::sleep(std::time::Duration::from_secs(3));
+        std::thread::sleep(Duration::from_secs(3));
         let served = self.engine.processes(&app).into_iter().filter(|pid| has_mapped_a_region(*pid)).count();
         let code = self.docker(&["wait", &app]);
         let log = self.docker(&["logs", &app]);
@@ -140,6 +151,47 @@ impl Case<'_> {
         outcome.assert_at_home("app and sidecar");
         truth::assert_same(&self.data.join("output"), &self.source);
         assert_eq!(ended, "0 false", "the sidecar did not end as it should: {said}");
+    }
+
+    /// The demonstration, as the README starts it, and without the rights that it asks for there.
+    fn the_demo(mut self, lab: &Lab) {
+        // the slow disk is the container's own
+        self.engine = self.engine.restart(lab, self.disk.dir()).expect("the engine does not start again");
+        let run = format!("{} --yes", readme_line(DEMO).replace(" --interactive --tty", ""));
+        let words = run.split(' ').map(|word| if word == "--privileged" { RIGHTS.to_vec() } else { vec![word] });
+        let run = words.collect::<Vec<_>>().concat();
+        let before = made_by_labs();
+        let shown = self.docker(&run);
+        println!("{shown}");
+        assert_eq!(made_by_labs(), before, "something is left");
+        assert!(shown.contains("qemu-img convert: killed, out of memory"), "the plain one was not killed");
+        let [plain, under] = figures(&shown, "times at the limit");
+        assert!(plain > 0.0 && under == 0.0, "times at the limit: {plain} and {under}");
+        let [_, peak] = figures(&shown, "most memory used, of 200 MB");
+        assert!(peak * 1e6 <= (160 * MB + 4 * MIB) as f64, "most memory used: {peak} MB");
+        let [_, seconds] = figures(&shown, "time ");
+        assert!((17.0..21.0).contains(&seconds), "the disk of 31.5 MB/s took {seconds} s for 600 MB");
+        assert!(shown.contains("identical byte for byte"));
+
+        let container = self.docker(&[&["run", "--detach"], &run[1..]].concat());
+        let begin = Instant::now();
+        while made_by_labs() == before {
+            assert!(begin.elapsed() < Duration::from_secs(30), "it makes nothing");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.docker(&["stop", &container]);
+        assert_eq!(made_by_labs(), before, "something is left of a demonstration that was stopped");
+
+        // the disk is full of what the builds left
+        self.docker(&["rmi", "rust:1-bookworm"]);
+        self.docker(&["image", "prune", "--force"]);
+        // as engines of 2024 and later do, let it ask cachestat
+        let shown = self.docker(&["run", "--rm", "--security-opt", "seccomp=unconfined", DEMO, "--yes"]);
+        println!("{shown}");
+        assert!(shown.contains("cannot be shown here") && shown.contains("identical byte for byte"));
+        let [peak] = figures(&shown, "most unwritten at a time");
+        assert!((1.0..=18.0).contains(&peak), "with a window of 16 MiB {peak} MB were unwritten");
+        assert_eq!(self.docker(&["volume", "ls", "--quiet"]), "", "a volume is left");
     }
 
     fn docker(&self, arguments: &[&str]) -> String {
@@ -212,6 +264,29 @@ fn write(path: &str) -> String {
 /// The same, and then what the kernel counted for the container.
 fn write_and_tell(path: &str) -> String {
     format!("{} && cat {FIGURES}", write(path))
+}
+
+/// The line of the README that runs an image, without `docker`.
+fn readme_line(image: &str) -> String {
+    let readme = fs::read_to_string(repository().join("README.md")).expect("no README");
+    let mut commands = readme.lines().filter_map(|line| line.trim().strip_prefix("docker "));
+    let line = commands.find(|line| line.starts_with("run ") && line.ends_with(image));
+    line.unwrap_or_else(|| panic!("the README does not run {image}")).to_owned()
+}
+
+/// The numbers in a row of a table.
+fn figures<const N: usize>(table: &str, row: &str) -> [f64; N] {
+    let cells = table.lines().find_map(|line| line.strip_prefix(row)).expect(row);
+    let numbers: Vec<_> = cells.split(' ').filter_map(|word| word.parse().ok()).collect();
+    numbers.try_into().unwrap_or_else(|_| panic!("not {N} numbers: {row}{cells}"))
+}
+
+/// Loop devices and memory groups of labs, those in containers too, but for an engine's group.
+fn made_by_labs() -> Vec<PathBuf> {
+    let devices = fs::read_dir("/sys/block").expect("no /sys/block").map(|entry| entry.unwrap().path());
+    let file = |device: &PathBuf| fs::read_to_string(device.join("loop/backing_file")).unwrap_or_default();
+    let groups = groups_named("freeboard-tests-").into_iter().filter(|group| !path_str(group).ends_with("engine"));
+    devices.filter(|device| file(device).contains("freeboard-tests-")).chain(groups).collect()
 }
 
 /// Whether a process has mapped a region as a sidecar hands it over.

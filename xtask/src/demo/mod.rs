@@ -16,10 +16,15 @@ mod watch;
 
 use crate::deps;
 use anyhow::Context;
+use freeboard_tests::neighbour;
 use plan::Plan;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag::register_conditional_shutdown;
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use xshell::{Shell, cmd};
 
 /// Flags of `cargo xtask demo`.
@@ -31,6 +36,9 @@ pub struct Flags {
     /// The demonstration itself, in the process that is watched
     #[arg(long, hide = true)]
     perform: bool,
+    /// Its neighbour in the cgroup, who takes so many bytes of memory
+    #[arg(long, hide = true)]
+    neighbour: Option<u64>,
 }
 
 /// Shows what Freeboard does.
@@ -38,6 +46,10 @@ pub struct Flags {
 /// # Errors
 /// What kept it from showing it.
 pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    if let Some(bytes) = flags.neighbour {
+        println!("{}", neighbour::take(bytes));
+        return Ok(ExitCode::SUCCESS);
+    }
     let plan = Plan::for_this_machine();
     if flags.perform {
         match plan {
@@ -46,8 +58,15 @@ pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    // The first process of a container gets no signal that it has not asked for.
+    let is_unwatched = Arc::new(AtomicBool::new(true));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        register_conditional_shutdown(signal, 128 + signal, is_unwatched.clone())?;
+    }
     let missing = deps::missing(plan.programs());
-    print!("{}", plan.describe(&missing));
+    // an image brings the build with it
+    let built = std::env::var_os("FREEBOARD_BIN_DIR").map(PathBuf::from);
+    print!("{}", plan.describe(&missing, built.is_none()));
     if !flags.yes {
         if !io::stdin().is_terminal() {
             eprintln!("error: there is no terminal to ask on; mend: pass --yes");
@@ -59,8 +78,8 @@ pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         }
     }
     deps::install(&missing)?;
-    let built = build()?;
-    watch::perform(&plan, &built)
+    let built = built.map_or_else(build, Ok)?;
+    watch::perform(&plan, &built, &is_unwatched)
 }
 
 fn is_agreed() -> anyhow::Result<bool> {
@@ -72,7 +91,7 @@ fn is_agreed() -> anyhow::Result<bool> {
 }
 
 /// Builds the program and the library; returns the directory that holds them.
-fn build() -> anyhow::Result<std::path::PathBuf> {
+fn build() -> anyhow::Result<PathBuf> {
     println!("building Freeboard (the first time takes a minute or two)");
     let this = std::env::current_exe().context("no /proc/self/exe")?;
     let target = this.parent().and_then(Path::parent).context("xtask lies in target/*/")?;

@@ -32,18 +32,23 @@ impl Plan {
         if !may_mount() {
             return Plan::BoundOnly("this process may not mount; it lacks CAP_SYS_ADMIN, as in most containers");
         }
-        if !is_there("/dev/loop-control") {
+        if !is_writable("/dev/loop-control") {
             return Plan::BoundOnly("there are no loop devices here");
-        }
-        let has_v1 = is_there(V1_MEMORY) && is_there(V1_BLKIO);
-        if has_v1 && is_writable(V1_MEMORY) && is_writable(V1_BLKIO) {
-            return Plan::SlowDisk(Version::V1);
         }
         let controllers = fs::read_to_string(Path::new(V2).join("cgroup.controllers")).unwrap_or_default();
         let has_v2 = ["memory", "io"].iter().all(|name| controllers.split_whitespace().any(|one| one == *name));
-        match (has_v1, has_v2) {
-            (false, true) if is_writable(V2) => Plan::SlowDisk(Version::V2),
-            (false, false) => Plan::BoundOnly("no hierarchy of cgroups here limits both memory and disks"),
+        // what tells the root of a hierarchy from another group of it
+        let (version, is_root) = match is_there(V1_MEMORY) && is_there(V1_BLKIO) {
+            true => (Version::V1, is_there("/sys/fs/cgroup/blkio/release_agent")),
+            false if has_v2 => (Version::V2, !is_there("/sys/fs/cgroup/cgroup.type")),
+            false => return Plan::BoundOnly("no hierarchy of cgroups here limits both memory and disks"),
+        };
+        if !is_root {
+            return Plan::BoundOnly("of the hierarchy of cgroups only a part can be seen, as in most containers");
+        }
+        match version {
+            Version::V1 if is_writable(V1_MEMORY) && is_writable(V1_BLKIO) => Plan::SlowDisk(version),
+            Version::V2 if is_writable(V2) => Plan::SlowDisk(version),
             _ => Plan::BoundOnly("cgroups cannot be made here: they are mounted read-only"),
         }
     }
@@ -51,28 +56,31 @@ impl Plan {
     /// The programs that are started.
     pub fn programs(&self) -> &'static [&'static str] {
         match self {
-            Plan::SlowDisk(Version::V1) => &["qemu-img", "mkfs.xfs", "losetup"],
-            Plan::SlowDisk(Version::V2) => &["qemu-img", "mkfs.xfs", "losetup", "cc"],
+            Plan::SlowDisk(_) => &["qemu-img", "mkfs.xfs", "losetup"],
             Plan::BoundOnly(_) => &[],
         }
     }
 
-    /// What will be changed on this machine, for people. `packages` are installed first.
-    pub fn describe(&self, packages: &[&str]) -> String {
+    /// What will be changed on this machine, for people. `packages` are installed first; `builds`: then Freeboard is
+    /// built.
+    pub fn describe(&self, packages: &[&str], builds: bool) -> String {
         let mut text = String::new();
         let mut line = |line: &str| {
             let _ = writeln!(text, "{line}");
         };
-        let install = format!("  * install with apt-get: {}", packages.join(" "));
+        let mut first = Vec::new();
+        if !packages.is_empty() {
+            first.push(format!("  * install with apt-get: {}", packages.join(" ")));
+        }
+        if builds {
+            first.push("  * build Freeboard into the target directory".to_owned());
+        }
         match self {
             Plan::SlowDisk(version) => {
                 line("The same `qemu-img convert`, plain and under Freeboard, in a memory cgroup of");
                 line("200 MB on a disk that writes 31 MB/s. On this machine, as root, it will");
                 line("");
-                if !packages.is_empty() {
-                    line(&install);
-                }
-                line("  * build Freeboard into the target directory");
+                first.iter().for_each(|change| line(change));
                 line("  * mount a tmpfs in the directory for temporary files; it holds 1.4 GB at most");
                 line("  * make a loop device with XFS in it, and let it write 31 MB/s");
                 match version {
@@ -97,8 +105,8 @@ impl Plan {
                 line("What can be shown is the bound: 600 MB go to the disk that is there, under");
                 line("`freeboard run`, with at most 16 MiB at a time that are not on it yet. It will");
                 line("");
-                line("  * build Freeboard into the target directory");
-                line("  * write 1.2 GB beside it, removed at the end or on Ctrl-C");
+                first.iter().for_each(|change| line(change));
+                line("  * write 1.2 GB beside Freeboard itself, removed at the end or on Ctrl-C");
             }
         }
         line("");

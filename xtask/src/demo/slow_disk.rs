@@ -5,8 +5,9 @@ use anyhow::{Context, bail};
 use freeboard_budget::cgroup::{Version, number, stat};
 use freeboard_tests::cgroup::{Group, Member, Run};
 use freeboard_tests::lab::{Lab, path_str};
+use freeboard_tests::neighbour::Stall;
 use freeboard_tests::slow_disk::{Filesystem, SlowDisk};
-use freeboard_tests::{MB, freeboard, programs, truth};
+use freeboard_tests::{MB, freeboard, truth};
 use ratatui::style::Color;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -37,13 +38,6 @@ struct Shown {
     stall: Option<Stall>,
 }
 
-/// What a neighbour in the same cgroup waited for its memory.
-#[derive(Clone, Copy)]
-struct Stall {
-    all: Duration,
-    worst_mib: Duration,
-}
-
 /// Runs and shows them.
 ///
 /// # Errors
@@ -54,18 +48,13 @@ pub fn perform(version: Version) -> anyhow::Result<()> {
     let source = lab.dir().join("source.img");
     io::copy(&mut File::open("/dev/urandom")?.take(DATA), &mut File::create(&source)?)
         .with_context(|| format!("cannot make {}", source.display()))?;
-    let neighbour = match version {
-        Version::V1 => None,
-        Version::V2 => Some(programs::c_program(&lab, "neighbour")),
-    };
     let disk = match version {
         Version::V1 => SlowDisk::new(&lab, Filesystem::Xfs, DISK),
         // the rule is the group's
         Version::V2 => SlowDisk::filled(&lab, 768 << 20),
     };
     let output = disk.dir().join("output.img");
-    let stage =
-        Stage { lab: &lab, disk: &disk, version, neighbour: neighbour.as_deref(), source: &source, output: &output };
+    let stage = Stage { lab: &lab, disk: &disk, version, source: &source, output: &output };
 
     let mut plain = Command::new("qemu-img");
     plain.args(["convert", "-t", "writeback", "-f", "raw", "-O", "raw"]).arg(&source).arg(&output);
@@ -93,7 +82,6 @@ struct Stage<'lab> {
     lab: &'lab Lab,
     disk: &'lab SlowDisk<'lab>,
     version: Version,
-    neighbour: Option<&'lab Path>,
     source: &'lab Path,
     output: &'lab Path,
 }
@@ -109,8 +97,9 @@ impl Stage<'_> {
         let mut drawn = Instant::now();
         while !member.ended() {
             samples.extend(self.sample(&group, member.age()));
-            if let (Some(program), None, true) = (self.neighbour, &neighbour, member.age() >= NEIGHBOUR_AFTER) {
-                neighbour = Some(group.spawn(Command::new(program).arg(NEIGHBOUR.to_string())));
+            if self.version == Version::V2 && neighbour.is_none() && member.age() >= NEIGHBOUR_AFTER {
+                let mut command = Command::new(std::env::current_exe()?);
+                neighbour = Some(group.spawn(command.args(["demo", "--neighbour", &NEIGHBOUR.to_string()])));
             }
             if drawn.elapsed() >= DRAW_EVERY {
                 let title = format!("{title}: {:.1} s", member.age().as_secs_f64());
@@ -120,7 +109,7 @@ impl Stage<'_> {
             std::thread::sleep(SAMPLE_EVERY);
         }
         let run = member.wait();
-        let stall = neighbour.map(|member| stall(&member.wait())).transpose()?;
+        let stall = neighbour.map(|member| member.wait().output.parse()).transpose()?;
         let title = format!("{title}: {} after {:.1} s", end(&run), run.wall.as_secs_f64());
         screen.show(&picture::graph(&title, color, FRAME, &samples))?;
         self.throttle(&group, "max")?;
@@ -152,15 +141,6 @@ impl Stage<'_> {
             usage_bytes: number(read(self.version.usage_file())?.trim_ascii())?,
             unwritten_bytes: stat(&read("memory.stat")?).unwritten()?,
         })
-    }
-}
-
-/// What the neighbour printed.
-fn stall(run: &Run) -> anyhow::Result<Stall> {
-    let mut words = run.output.split_whitespace().map(|word| word.parse().map(Duration::from_micros));
-    match (words.next(), words.next()) {
-        (Some(Ok(all)), Some(Ok(worst_mib))) => Ok(Stall { all, worst_mib }),
-        _ => bail!("the neighbour: {}: {}", run.status, run.output),
     }
 }
 

@@ -13,13 +13,16 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Runs the demonstration with the build in `built`, and cleans up after it.
+/// Runs the demonstration with the build in `built`, and cleans up after it. From here on signals do not end this
+/// process, as they do while `is_unwatched`.
 ///
 /// # Errors
 /// It could not be started or watched.
-pub fn perform(plan: &Plan, built: &Path) -> anyhow::Result<ExitCode> {
+pub fn perform(plan: &Plan, built: &Path, is_unwatched: &AtomicBool) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new([SIGCHLD, SIGHUP, SIGINT, SIGTERM]).context("cannot watch for signals")?;
+    is_unwatched.store(false, Ordering::Relaxed);
     let _handed_on = matches!(plan, Plan::SlowDisk(Version::V2)).then(HandedOn::new).transpose()?;
     let mut child = Command::new(std::env::current_exe()?)
         .args(["demo", "--perform"])
