@@ -113,6 +113,15 @@ impl<'lab> SlowDisk<'lab> {
         fs::write(&file, requests.to_string()).unwrap_or_else(|error| panic!("cannot set {}: {error}", file.display()));
     }
 
+    /// Bytes read from the device until now.
+    pub fn read_bytes(&self) -> u64 {
+        let name = self.device.file_name().unwrap_or_default();
+        let file = Path::new("/sys/block").join(name).join("stat");
+        let stat = fs::read_to_string(&file).unwrap_or_else(|error| panic!("cannot read {}: {error}", file.display()));
+        // Documentation/block/stat.rst: the third number is sectors of 512 bytes
+        stat.split_whitespace().nth(2).and_then(|sectors| sectors.parse::<u64>().ok()).expect("no third number") * 512
+    }
+
     /// Writes out all that is dirty and forgets what is cached, at full speed: what is read afterwards comes from the
     /// disk, and the next run starts with an idle one.
     pub fn settle(&self) {

@@ -40,16 +40,16 @@ pub struct CacheStat {
     pub recently_evicted: u64,
 }
 
-/// Asks cachestat(2) about a whole file.
+/// Asks cachestat(2) about a range of a file; of no length: to its end.
 ///
 /// # Errors
 /// `ENOSYS` before Linux 6.5.
-pub fn cachestat(file: &File) -> io::Result<CacheStat> {
+pub fn cachestat(file: &File, offset: u64, bytes: u64) -> io::Result<CacheStat> {
     const SYS_CACHESTAT: i64 = 451;
-    let whole_file = [0u64; 2];
+    let range = [offset, bytes];
     let mut stat = CacheStat::default();
     // SAFETY: both pointers are to live values of the layout that the call takes: two and five 64-bit words.
-    match unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), whole_file.as_ptr(), &raw mut stat, 0) } {
+    match unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), &raw mut stat, 0) } {
         0 => Ok(stat),
         _ => Err(io::Error::last_os_error()),
     }

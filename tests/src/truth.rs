@@ -19,7 +19,13 @@ pub struct Cached {
 
 /// Asks the kernel what it has cached of a file.
 pub fn cached(path: &Path) -> Cached {
-    let stat = sys::cachestat(&open(path)).unwrap_or_else(|error| panic!("cachestat of {}: {error}", path.display()));
+    cached_range(path, 0, 0)
+}
+
+/// The same of a range; of no length: to the file's end.
+pub fn cached_range(path: &Path, offset: u64, bytes: u64) -> Cached {
+    let stat = sys::cachestat(&open(path), offset, bytes);
+    let stat = stat.unwrap_or_else(|error| panic!("cachestat of {}: {error}", path.display()));
     Cached { bytes: stat.cached * PAGE, unwritten_bytes: (stat.dirty + stat.writeback) * PAGE }
 }
 

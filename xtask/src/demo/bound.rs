@@ -49,7 +49,7 @@ pub fn perform() -> anyhow::Result<()> {
             break status;
         }
         let at_s = start.elapsed().as_secs_f64();
-        samples.extend(sys::cachestat(&written).map(|stat| {
+        samples.extend(sys::cachestat(&written, 0, 0).map(|stat| {
             let unwritten_bytes = (stat.dirty + stat.writeback) * PAGE;
             Sample { at_s, usage_bytes: stat.cached * PAGE, unwritten_bytes }
         }));
