@@ -6,6 +6,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+/// Debian packages with libraries that the tests preload beside ours.
+pub const APT_PACKAGES: &[&str] = &["libeatmydata1", "libfaketime", "libjemalloc2", "libtcmalloc-minimal4", "nocache"];
+
 /// A file of random bytes in memory (tmpfs): its pages are charged to no group of ours, and never have to be read again.
 pub fn random_file(lab: &Lab, bytes: u64) -> PathBuf {
     let path = lab.dir().join(format!("random-{bytes}"));

@@ -1,7 +1,7 @@
 //! What the tests run beside Rust, and where Debian keeps it.
 
 use anyhow::{Context, bail};
-use freeboard_tests::{docker, guest};
+use freeboard_tests::{docker, guest, programs};
 use std::path::Path;
 use std::process::Command;
 use xshell::{Shell, cmd};
@@ -26,11 +26,11 @@ const PROGRAMS: &[(&str, &str)] = &[
 
 /// The packages that the tests need and this machine lacks.
 pub fn missing_for_tests() -> Vec<&'static str> {
-    let programs: Vec<_> = PROGRAMS.iter().map(|&(program, _)| program).collect();
-    let mut packages = missing(&programs);
+    let all: Vec<_> = PROGRAMS.iter().map(|&(program, _)| program).collect();
+    let mut packages = missing(&all);
     // where there is no dpkg, the engine and the guest say themselves what they lack
     if on_path("dpkg-query") {
-        let others = docker::APT_PACKAGES.iter().chain(guest::APT_PACKAGES).copied();
+        let others = docker::APT_PACKAGES.iter().chain(guest::APT_PACKAGES).chain(programs::APT_PACKAGES).copied();
         packages.extend(others.filter(|package| !is_installed(package)));
     }
     packages.sort_unstable();
