@@ -36,12 +36,27 @@ pub struct Run {
     /// Write what was counted to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// Have the kernel tell of writes that no library can see: of static programs (auto), of every program, or never
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    pub notify: Notify,
     /// Do not print the line at the end
     #[arg(long)]
     pub quiet: bool,
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<OsString>,
+}
+
+/// When a command's writes are told of by the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum Notify {
+    /// If the command is a static program, or a script of one
+    #[default]
+    Auto,
+    /// Also if it only starts static programs
+    Always,
+    /// Not at all
+    Never,
 }
 
 /// Flags of `freeboard sidecar`.

@@ -68,6 +68,15 @@ fn compile(compiler: &str, lab: &Lab, name: &str) -> PathBuf {
     program
 }
 
+/// Compiles a Go program of `tests/programs` without cgo, which makes it static, and returns its path.
+pub fn go_program(lab: &Lab, name: &str) -> PathBuf {
+    let program = lab.dir().join(format!("{name}-go"));
+    let source = programs_dir().join(format!("{name}.go"));
+    let cache = format!("GOCACHE={}", path_str(&data_dir().join("go-cache")));
+    run("env", &["CGO_ENABLED=0", &cache, "go", "build", "-o", &path_str(&program), &path_str(&source)]);
+    program
+}
+
 /// Compiles a Java program of `tests/programs` and returns the directory to put on the class path.
 pub fn java_classes(lab: &Lab, name: &str) -> PathBuf {
     let classes = lab.dir().join("classes");

@@ -8,7 +8,9 @@ use xshell::{Shell, cmd};
 
 /// A program that the tests start, and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[
+    ("busybox", "busybox-static"),
     ("cc", "gcc"),
+    ("go", "golang-go"),
     ("javac", "openjdk-17-jdk-headless"),
     ("losetup", "mount"),
     ("mkfs.btrfs", "btrfs-progs"),

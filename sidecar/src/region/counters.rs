@@ -4,7 +4,7 @@ use super::map::Memory;
 use super::{SLOTS, memfd, put, seal};
 use anyhow::{Context, Result};
 use freeboard_budget::layout::{COUNTERS_FILE, Kind, Slot, counters_layout};
-use freeboard_budget::slots::Report;
+use freeboard_budget::slots::{self, Others, Report};
 use rustix::fs::SealFlags;
 use std::fs::File;
 use std::io;
@@ -82,6 +82,16 @@ impl Counters {
     /// A row, or `None` beyond the end.
     pub fn slot(&self, index: usize) -> Option<&Slot> {
         self.memory.row::<Slot>(index)
+    }
+
+    /// Takes a row for a writer in this process; see [`slots::claim`].
+    pub fn claim(&self, nonce: u64, pid_container: u64, tick: u64) -> Option<usize> {
+        slots::claim(&self.memory, nonce, pid_container, tick)
+    }
+
+    /// Counts the writers but the one in row `mine`; see [`slots::others`].
+    pub fn others(&self, mine: usize, tick: u64, ticks: u64) -> Others {
+        slots::others(&self.memory, mine, tick, ticks)
     }
 
     /// Ends a row in place of its owner; see [`Slot::end`].

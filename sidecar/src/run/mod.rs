@@ -3,6 +3,8 @@
 //! The launcher is not to be noticed: same process group, same terminal, same descriptors, same signals, same ending.
 
 mod environment;
+mod linkage;
+mod notify;
 mod report;
 
 use crate::cgroup::made::{self, Made};
@@ -12,7 +14,9 @@ use crate::service::{self, Service, now};
 use crate::signals::{self, Queue};
 use crate::{library, say};
 use anyhow::{Context, Result, bail};
+use freeboard_budget::Mode;
 use freeboard_config::Workload;
+use notify::Notifier;
 use report::Report;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
@@ -72,6 +76,7 @@ pub fn run(flags: &cli::Run) -> Result<Ending> {
     environment::prepare(&mut command, &library, directory.path(), &socket)?;
     let door = made.as_ref().map(Made::door).transpose()?;
     signals::prepare_child(&mut command, inherited, door);
+    let notifier = watched.as_ref().and_then(|watched| notifier(flags, &mut command, &service, watched, &workload));
 
     let started = now();
     let ending = match command.spawn() {
@@ -83,10 +88,11 @@ pub fn run(flags: &cli::Run) -> Result<Ending> {
     };
     let wall = now().saturating_sub(started);
     drop(command);
+    let notified = notifier.map(Notifier::finish);
 
     let (summary, observed) = service.finish(watched.as_ref().map(|watched| watched.row));
     let record = made.as_ref().map(Made::record).unwrap_or_default();
-    let report = Report::new(&flags.command, ending, wall, watched, observed, record, &summary);
+    let report = Report::new(&flags.command, ending, wall, watched, observed, record, &summary, notified.as_ref());
     drop(service);
     drop(directory);
     if let Some(made) = made
@@ -103,6 +109,36 @@ pub fn run(flags: &cli::Run) -> Result<Ending> {
         say(&report.line());
     }
     Ok(ending)
+}
+
+/// Has the command's writes told of by the kernel, where that is wanted. Where it cannot be had, the command runs
+/// without.
+fn notifier(
+    flags: &cli::Run,
+    command: &mut Command,
+    service: &Service,
+    watched: &Watched,
+    workload: &Workload,
+) -> Option<Notifier> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let wanted = match flags.notify {
+        cli::Notify::Always => true,
+        cli::Notify::Never => false,
+        cli::Notify::Auto => linkage::is_static(&flags.command[0], &path),
+    };
+    if !wanted || workload.writes.mode == Mode::Off {
+        return None;
+    }
+    let group = open_path(&watched.path).ok()?;
+    let seat = service.seat(watched.row)?;
+    let notifier = Notifier::prepare(command, seat, group, workload, flags.quiet);
+    notifier
+        .inspect_err(|error| {
+            if !flags.quiet {
+                say(&format!("writes cannot be told of, and what a static program writes is not paced: {error:#}"));
+            }
+        })
+        .ok()
 }
 
 /// Waits for the command, and meanwhile hands signals on, and reaps what else becomes this process's child (it may be a

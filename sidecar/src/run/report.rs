@@ -4,6 +4,7 @@ use super::{Ending, Watched};
 use crate::cgroup::made::Record;
 use crate::service::{BUSY, Observed, Summary};
 use anyhow::{Context, Result};
+use freeboard_budget::slots::Report as Counted;
 use freeboard_config::size::show;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -64,6 +65,10 @@ pub struct Report {
     processes: u64,
     /// Bytes written to files that can be paced.
     written_bytes: u64,
+    /// Of these, what the kernel told of: writes of static programs.
+    notified_bytes: u64,
+    /// Calls that the kernel told of.
+    notified_calls: u64,
     /// Bytes whose writeback the library started.
     flushed_bytes: u64,
     /// Bytes that it saw reach the disk.
@@ -87,6 +92,7 @@ pub struct Report {
 
 impl Report {
     /// Puts a run's numbers together.
+    #[allow(clippy::too_many_arguments)]
     pub fn new(
         command: &[OsString],
         ending: Ending,
@@ -95,6 +101,7 @@ impl Report {
         observed: Option<Observed>,
         record: Record,
         summary: &Summary,
+        notified: Option<&Counted>,
     ) -> Report {
         let (exit_code, signal) = match ending {
             Ending::Code(code) => (Some(code), None),
@@ -120,8 +127,11 @@ impl Report {
             sample_ms: BUSY.as_millis() as u64,
             limit_hits: last.map(|row| row.limit_hits),
             oom_kills: record.oom_kills,
-            processes: totals.processes,
+            // the launcher counts what the kernel tells it as one more process would
+            processes: totals.processes.saturating_sub(notified.is_some().into()),
             written_bytes: totals.written_bytes,
+            notified_bytes: notified.map_or(0, |notified| notified.written_bytes),
+            notified_calls: notified.map_or(0, |notified| notified.calls),
             flushed_bytes: totals.flushed_bytes,
             confirmed_bytes: totals.confirmed_bytes,
             dropped_bytes: totals.dropped_bytes,
@@ -150,8 +160,12 @@ impl Report {
             Some(kills @ 1..) => format!(", {kills} killed for memory"),
             _ => String::new(),
         };
+        let notified = match self.notified_bytes {
+            0 => String::new(),
+            bytes => format!(" ({} notified)", show(bytes)),
+        };
         format!(
-            "{} written, {unwritten}{hits}{kills}, held back {:.1} s, unseen {}",
+            "{} written{notified}, {unwritten}{hits}{kills}, held back {:.1} s, unseen {}",
             show(self.written_bytes),
             self.held_back_s,
             show(self.unseen_bytes)

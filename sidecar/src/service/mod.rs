@@ -14,8 +14,11 @@ pub use container::{Observed, Peak, Summary};
 pub use ledgers::Totals;
 
 use crate::cgroup::Group;
+use crate::region::budget::Row;
 use anyhow::{Context, Result};
+use freeboard_budget::law::Share;
 use freeboard_budget::layout::TICK_MS;
+use freeboard_budget::slots::Report;
 use freeboard_config::Workload;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -107,12 +110,51 @@ impl Service {
         }
     }
 
+    /// A seat among the writers of the group in `row`, for one in this process. `None`: all are taken.
+    pub fn seat(&self, row: u32) -> Option<Seat> {
+        let state = self.state.clone();
+        let nonce = now().as_nanos() as u64 | 1;
+        let slot = state.lock().claim(row, nonce)?;
+        Some(Seat { state, place: Place { row, slot, nonce } })
+    }
+
     /// Looks once more, and says what all processes counted and what the kernel said of the group in `row`.
     pub fn finish(&self, row: Option<u32>) -> (Summary, Option<Observed>) {
         let mut state = self.state.lock();
         // a file of the region that cannot be written keeps nobody from being counted
         let _ = state.tick(now(), true);
         (state.summary(), row.and_then(|row| state.observed(row)))
+    }
+}
+
+/// The place of a writer in this process.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Its container.
+    row: u32,
+    /// Its row of the container's counters.
+    slot: usize,
+    nonce: u64,
+}
+
+/// A writer in this process, beside those that come over the socket: counted as they are, and with a share as theirs.
+#[derive(Debug)]
+pub struct Seat {
+    state: Arc<Mutex<State>>,
+    place: Place,
+}
+
+impl Seat {
+    /// Publishes what the writer counted (it wrote since the last time if `writes`), and gives the numbers of its
+    /// container and its share. `None`: the container is gone, or could not be judged yet.
+    pub fn consult(&self, report: &mut Report, writes: bool) -> Option<(Row, Share)> {
+        self.state.lock().consult(self.place, report, writes)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.state.lock().leave(self.place);
     }
 }
 

@@ -1,14 +1,16 @@
 //! All containers, and the tick that brings their rows up to date.
 
+use super::Place;
 use super::container::{Container, Observed, Summary};
-use super::ledgers::{Ledgers, Totals};
+use super::ledgers::{Ledgers, Totals, WRITER_TICKS};
 use super::speed::{Flows, Speeds};
 use crate::cgroup::{Group, Lost};
-use crate::region::budget::Budget;
+use crate::region::budget::{Budget, Row};
 use crate::region::counters::Counters;
 use anyhow::Result;
-use freeboard_budget::law::Target;
+use freeboard_budget::law::{Share, Target, share};
 use freeboard_budget::layout::TICK_MS;
+use freeboard_budget::slots::Report;
 use freeboard_config::Workload;
 use std::fs::File;
 use std::io;
@@ -41,6 +43,8 @@ pub struct State {
     budget: Budget,
     generation: u64,
     target: Target,
+    /// The workload file's window; 0 is "auto".
+    window_bytes: u64,
     /// The counters file in the region's directory: processes that only mount it. They judge their own group; the
     /// budget's row 0 is theirs and has no numbers.
     mounted: Ledgers,
@@ -71,6 +75,7 @@ impl State {
             budget,
             generation,
             target: workload.memory.target,
+            window_bytes: workload.writes.window_bytes.unwrap_or(0),
             mounted,
             containers,
             next_row: 1,
@@ -171,6 +176,38 @@ impl State {
     /// What the kernel said of the container in a row; `None` where there is none, or it could never be read.
     pub fn observed(&self, row: u32) -> Option<Observed> {
         self.containers.get(row as usize)?.as_ref()?.observed()
+    }
+
+    /// Takes a row of a container's counters for a writer in this process. `None`: there is no such container, or no row.
+    pub fn claim(&self, row: u32, nonce: u64) -> Option<usize> {
+        let counters = self.containers.get(row as usize)?.as_ref()?.ledgers.counters();
+        counters.claim(nonce, u64::from(row) << 32 | u64::from(std::process::id()), self.budget.tick())
+    }
+
+    /// Publishes what such a writer counted, and gives the container's numbers and the writer's share; it wrote now if
+    /// `writes`. `None`: the container is gone, or could not be judged yet.
+    pub fn consult(&self, place: Place, report: &mut Report, writes: bool) -> Option<(Row, Share)> {
+        let container = self.containers.get(place.row as usize)?.as_ref()?;
+        let counters = container.ledgers.counters();
+        let tick = self.budget.tick();
+        if writes {
+            report.last_tick = tick;
+        }
+        counters.slot(place.slot)?.publish(place.nonce, report);
+        let row = container.observed()?.last;
+        let others = counters.others(place.slot, tick, WRITER_TICKS);
+        let configured = self.window_bytes;
+        let share =
+            share(row.verdict.allowed, row.unowned, others.writers + 1, others.owed_bytes, row.speed, configured);
+        Some((row, share))
+    }
+
+    /// Ends such a writer's row: what it counted stays.
+    pub fn leave(&self, place: Place) {
+        let container = self.containers.get(place.row as usize).and_then(Option::as_ref);
+        if let Some(slot) = container.and_then(|container| container.ledgers.counters().slot(place.slot)) {
+            slot.end(place.nonce);
+        }
     }
 
     /// Everything counted so far, over all containers.

@@ -1,0 +1,240 @@
+//! Pacing of programs that no library can be loaded into: the kernel tells of their larger writes (a seccomp filter with
+//! a user notifier, seccomp_unotify(2)), and each waits for its answer. Holding the answer back is the back-pressure.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`filter`] | which calls are told of |
+//! | [`call`] | what one of them says |
+//! | [`pacer`] | whether it goes or waits |
+//! | [`file`] | a file's pages: sent, counted, given back |
+//! | [`programs`] | whose calls are somebody else's affair |
+//! | [`standby`] | lets calls go when the launcher is gone |
+//! | [`sys`] | system calls |
+//!
+//! Between fork and exec the child puts the filter in force and sends the listener to the launcher; it executes its
+//! program when the launcher has said that the standby process holds the listener too.
+
+mod call;
+mod file;
+mod filter;
+mod pacer;
+mod programs;
+mod standby;
+mod sys;
+
+use crate::cgroup::Group;
+use crate::service::{Seat, now};
+use crate::{library, say};
+use anyhow::{Context, Result};
+use call::Call;
+use freeboard_budget::slots::Report;
+use freeboard_config::Workload;
+use pacer::{Pacer, Word};
+use programs::Programs;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::{IoSlice, IoSliceMut, retry_on_intr, write};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
+};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+use sys::{Answer, Desk};
+
+/// Time between two looks while a call waits.
+const HOLDING: Duration = Duration::from_millis(2);
+/// Time between two looks while files are written to.
+const WRITING: Duration = Duration::from_millis(10);
+
+/// What the child sends instead of a listener where there is none: the errno.
+const ERRNO_BYTES: usize = size_of::<i32>();
+
+/// A notifier for one command, from before it starts until it has ended.
+#[derive(Debug)]
+pub struct Notifier {
+    stop: Arc<OwnedFd>,
+    thread: JoinHandle<Report>,
+}
+
+impl Notifier {
+    /// Has the command's larger writes told of. `group` is the cgroup that it runs in.
+    ///
+    /// # Errors
+    /// What could not be had. That the kernel does not allow it is known, and said, only when the command starts.
+    pub fn prepare(
+        command: &mut Command,
+        seat: Seat,
+        group: Group,
+        workload: &Workload,
+        quiet: bool,
+    ) -> Result<Notifier> {
+        anyhow::ensure!(sys::is_new_enough(), "it needs Linux 5.9 or later");
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).context("no event descriptor")?);
+        let (ours, childs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .context("no pair of sockets")?;
+        let pacer = Pacer::new(workload, Programs::new(library::LIBRARY, workload.processes.exclude.clone()));
+        let desk = Desk::new().context("no memory")?;
+        let program = filter::program();
+        // SAFETY: the child makes system calls alone, without libc's locks, and allocates nothing.
+        unsafe {
+            command.pre_exec(move || enter(&program, &childs));
+        }
+        let stopped = stop.clone();
+        let serve = move || match receive(&ours, &stopped) {
+            Some(Ok(listener)) => {
+                if let Err(error) = standby::start(&listener, &desk) {
+                    // unanswered, the child does not go on
+                    say(&format!("cannot start a second process, without which writes could be lost: {error}"));
+                    return Report::default();
+                }
+                let _ = send(&ours, &[0], SendFlags::NOSIGNAL);
+                drop(ours);
+                Loop { listener, desk, pacer, seat, group }.run(&stopped)
+            }
+            Some(Err(error)) => {
+                if !quiet {
+                    say(&format!(
+                        "the kernel does not tell of writes here ({error}): what a static program writes is not paced"
+                    ));
+                }
+                Report::default()
+            }
+            None => Report::default(),
+        };
+        let thread = Builder::new().name("notifier".into()).spawn(serve).context("no thread")?;
+        Ok(Notifier { stop, thread })
+    }
+
+    /// Ends: the standby process answers for what still runs when this process has ended. Returns what was counted.
+    pub fn finish(self) -> Report {
+        let _ = write(&*self.stop, &1u64.to_ne_bytes());
+        self.thread.join().unwrap_or_default()
+    }
+}
+
+/// The child's part. Without leave it goes on unpaced; with it, but without the launcher, it must not.
+fn enter(program: &[libc::sock_filter], launcher: &OwnedFd) -> io::Result<()> {
+    match sys::install(program) {
+        Ok(listener) => {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            let fds = [listener.as_fd()];
+            ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+            sendmsg(launcher, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL)?;
+            match retry_on_intr(|| recv(launcher, &mut [0u8; 1], RecvFlags::empty()))?.0 {
+                0 => Err(io::Error::from_raw_os_error(libc::EPIPE)),
+                _ => Ok(()),
+            }
+        }
+        Err(error) => {
+            let errno = error.raw_os_error().unwrap_or(0).to_ne_bytes();
+            send(launcher, &errno, SendFlags::NOSIGNAL)?;
+            Ok(())
+        }
+    }
+}
+
+/// What the child sent; `None`: told to stop before it did.
+fn receive(child: &OwnedFd, stop: &OwnedFd) -> Option<io::Result<OwnedFd>> {
+    let mut fds = [PollFd::new(child, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+    retry_on_intr(|| poll(&mut fds, None)).ok()?;
+    if !fds[1].revents().is_empty() {
+        return None;
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut errno = [0; ERRNO_BYTES];
+    let received =
+        retry_on_intr(|| recvmsg(child, &mut [IoSliceMut::new(&mut errno)], &mut ancillary, RecvFlags::CMSG_CLOEXEC));
+    let received = match received {
+        Ok(received) => received,
+        Err(error) => return Some(Err(error.into())),
+    };
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut fds) = message {
+            return fds.next().map(Ok);
+        }
+    }
+    (received.bytes == ERRNO_BYTES).then(|| Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno))))
+}
+
+/// Serves the calls of a command.
+struct Loop {
+    listener: OwnedFd,
+    desk: Desk,
+    pacer: Pacer,
+    seat: Seat,
+    group: Group,
+}
+
+impl Loop {
+    fn run(mut self, stop: &OwnedFd) -> Report {
+        let mut free: Vec<usize> = (0..sys::PLACES).collect();
+        let mut somebody_is_left = true;
+        let mut due = Duration::ZERO;
+        loop {
+            let wait = Timespec::try_from(due.saturating_sub(now())).unwrap_or_default();
+            let wait = self.pacer.is_busy().then_some(&wait);
+            let listening = somebody_is_left && !free.is_empty();
+            let listener = if listening { self.listener.as_fd() } else { stop.as_fd() };
+            let mut fds = [PollFd::new(stop, PollFlags::IN), PollFd::from_borrowed_fd(listener, PollFlags::IN)];
+            if retry_on_intr(|| poll(&mut fds, wait)).is_err() || !fds[0].revents().is_empty() {
+                break;
+            }
+            let events = fds[1].revents();
+            let time = now();
+            if time >= due {
+                let word = self.ask();
+                for place in self.pacer.pass_time(word, time) {
+                    self.desk.answer(self.listener.as_fd(), place, Answer::Go);
+                    free.push(place);
+                }
+            }
+            if events.contains(PollFlags::IN)
+                && let Some(place) = free.pop()
+            {
+                let answer = match self.desk.take(self.listener.as_fd(), place) {
+                    Ok(told) => self.pacer.meet(place, Call::of(&told), time),
+                    // its program was killed meanwhile; the place is empty
+                    Err(_) => Some(Answer::Go),
+                };
+                if let Some(answer) = answer {
+                    self.desk.answer(self.listener.as_fd(), place, answer);
+                    free.push(place);
+                }
+            } else if listening && events.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
+                somebody_is_left = false;
+            }
+            // the first call that waits is looked after soon
+            due = if time >= due { time + WRITING } else { due };
+            due = if self.pacer.is_holding() { due.min(time + HOLDING) } else { due };
+        }
+        for place in self.pacer.release() {
+            self.desk.answer(self.listener.as_fd(), place, Answer::Go);
+        }
+        let word = self.ask();
+        self.pacer.pass_time(word, now());
+        self.ask();
+        self.pacer.report
+    }
+
+    /// Publishes what was counted, and gives the law's word.
+    fn ask(&mut self) -> Word {
+        let wrote = self.pacer.take_wrote();
+        let Some((row, share)) = self.seat.consult(&mut self.pacer.report, wrote) else { return Word::NONE };
+        // newer than the row's
+        let unwritten_bytes = self.group.own().stat().ok().and_then(|stat| stat.unwritten());
+        Word {
+            verdict: row.verdict,
+            share,
+            is_over_target: row.usage > row.target,
+            unwritten_bytes: unwritten_bytes.unwrap_or(row.unwritten),
+        }
+    }
+}

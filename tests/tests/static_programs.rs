@@ -1,0 +1,140 @@
+//! Static programs, into which no library can be loaded: busybox and Go under `freeboard run`, which has the kernel tell
+//! of their writes. 250 MiB to XFS on a disk of 30 MiB/s in a memory cgroup of 100 MB.
+
+use freeboard_tests::cgroup::{Group, Run, measure};
+use freeboard_tests::lab::{Lab, path_str};
+use freeboard_tests::slow_disk::{Filesystem, SlowDisk};
+use freeboard_tests::{MB, MIB, freeboard, programs, sys, table, truth};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const LIMIT: u64 = 100 * MB;
+const DISK: u64 = 30 * MIB;
+const DATA: u64 = 250 * MIB;
+
+/// A disk with the source on it: so copy_file_range has two files of one filesystem.
+fn disk_with_source(lab: &Lab) -> (SlowDisk<'_>, PathBuf, PathBuf) {
+    let disk = SlowDisk::new(lab, Filesystem::XfsWithoutReflinks, DISK);
+    let [source, copy] = ["source", "copy"].map(|name| disk.dir().join(name));
+    disk.full_speed();
+    fs::copy(programs::random_file_on_disk(DATA), &source).expect("cannot copy the source");
+    disk.settle();
+    (disk, source, copy)
+}
+
+fn dd(source: &Path, copy: &Path) -> Command {
+    let mut dd = Command::new("busybox");
+    dd.args(["dd", "bs=64k"]).args([format!("if={}", source.display()), format!("of={}", copy.display())]);
+    dd
+}
+
+fn command(words: &[&str], source: &Path, copy: &Path) -> Command {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).args([source, copy]);
+    command
+}
+
+/// `freeboard run` with flags of its own.
+fn run_with(flags: &[&str], command: &Command) -> Command {
+    let mut run = Command::new(freeboard::program());
+    run.arg("run").args(flags).arg("--").arg(command.get_program()).args(command.get_args());
+    run
+}
+
+/// One number of a report.
+fn reported(report: &Path, key: &str) -> u64 {
+    let text = fs::read_to_string(report).expect("there is no report");
+    let line = text.lines().find_map(|line| line.trim().strip_prefix(&format!("\"{key}\": ")));
+    line.and_then(|value| value.trim_end_matches(',').parse().ok()).unwrap_or_else(|| panic!("no {key} in {text}"))
+}
+
+#[test]
+fn they_are_paced() {
+    let test = "static programs";
+    let Some(lab) = Lab::shared(test) else { return };
+    let (disk, source, copy) = disk_with_source(&lab);
+    let (go, report) = (path_str(&programs::go_program(&lab, "copy")), lab.dir().join("report.json"));
+    let cases = [
+        ("busybox dd", dd(&source, &copy)),
+        ("busybox cp", command(&["busybox", "cp"], &source, &copy)),
+        ("Go, writes", command(&[&go, "writes"], &source, &copy)),
+        ("Go, io.Copy", command(&[&go, "kernel"], &source, &copy)),
+    ];
+    let mut rows: Vec<(String, Run)> = Vec::new();
+    for (name, command) in cases {
+        for under in [false, true] {
+            truth::make_warm(&source);
+            let mut command = if under {
+                run_with(&["--quiet", "--report", &path_str(&report)], &command)
+            } else {
+                let mut plain = Command::new(command.get_program());
+                plain.args(command.get_args());
+                plain
+            };
+            let run = measure(&lab, LIMIT, &mut command);
+            disk.settle();
+            if under && run.status.success() {
+                truth::assert_same(&copy, &source);
+                assert_eq!(reported(&report, "notified_bytes"), DATA, "{name}");
+                assert_eq!(reported(&report, "written_bytes"), DATA, "{name}");
+            }
+            let _ = fs::remove_file(&copy);
+            rows.push((format!("{name}{}", if under { ", freeboard" } else { "" }), run));
+        }
+    }
+    table::print(test, &rows.iter().map(|(name, run)| (name.as_str(), run)).collect::<Vec<_>>());
+    for pair in rows.chunks(2) {
+        let [(name, plain), (_, under)] = pair else { unreachable!("rows come in pairs") };
+        assert!(plain.figures.limit_hits > 0, "{name}: the plain run was never at the limit: this shows nothing");
+        under.assert_never_at_the_limit(name);
+    }
+}
+
+#[test]
+fn no_write_is_lost_with_the_launcher() {
+    let test = "kill -9 of the launcher";
+    let Some(lab) = Lab::shared(test) else { return };
+    let (disk, source, copy) = disk_with_source(&lab);
+    truth::make_warm(&source);
+    let group = Group::new(&lab, LIMIT);
+    let launcher = group.spawn(&mut run_with(&["--quiet"], &dd(&source, &copy)));
+    std::thread::sleep(Duration::from_secs(3));
+    let before = fs::metadata(&copy).expect("nothing was written yet").len();
+    assert!(before > 0 && before < DATA, "{before} bytes: the program is not in the middle of its work");
+    // what follows is not paced
+    group.set_limit(1000 * MB);
+    sys::kill(launcher.pid(), libc::SIGKILL).expect("cannot kill the launcher");
+    let run = launcher.wait();
+    assert!(!run.status.success(), "the launcher ended before it was killed");
+
+    // neither the program nor the process that answered for it stays
+    let start = Instant::now();
+    let members = || fs::read_to_string(group.dir().join("cgroup.procs")).expect("cannot read cgroup.procs");
+    while !members().is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(60), "still there: {:?}", members());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    println!("{test}: {} MiB were written, all {} after {:?} more", before / MIB, DATA / MIB, start.elapsed());
+    disk.settle();
+    truth::assert_same(&copy, &source);
+    assert_eq!(group.figures().oom_kills, 0);
+}
+
+#[test]
+fn where_the_kernel_refuses_it_runs_unpaced_and_says_so() {
+    let test = "a launcher under a launcher";
+    let Some(lab) = Lab::shared(test) else { return };
+    let disk = SlowDisk::new(&lab, Filesystem::Xfs, DISK);
+    let (source, copy) = (programs::random_file(&lab, 20 * MIB), disk.dir().join("copy"));
+    // the kernel has one notifier for a process: the outer launcher's
+    for (flags, said) in [(&[][..], 1), (&["--quiet"], 0)] {
+        let inner = run_with(flags, &dd(&source, &copy));
+        let run = measure(&lab, LIMIT, &mut run_with(&["--quiet", "--notify", "always"], &inner));
+        disk.settle();
+        run.assert_never_at_the_limit(test);
+        truth::assert_same(&copy, &source);
+        assert_eq!(run.output.matches("the kernel does not tell of writes here").count(), said, "{}", run.output);
+    }
+}
