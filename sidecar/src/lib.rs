@@ -12,7 +12,7 @@
 //! | [`library`] | finding `libfreeboard.so`, and installing it |
 //! | [`signals`] | signals as a descriptor, and dying of one |
 //!
-//! `unsafe` stands in `region::map` and in `signals`, and nowhere else.
+//! `unsafe` stands in `region::map`, `signals` and `run::notify::sys`, and nowhere else.
 
 pub mod cgroup;
 pub mod check;

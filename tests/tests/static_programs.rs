@@ -2,7 +2,7 @@
 //! of their writes. 250 MiB to XFS on a disk of 30 MiB/s in a memory cgroup of 100 MB.
 
 use freeboard_tests::cgroup::{Group, Run, measure};
-use freeboard_tests::lab::{Lab, path_str};
+use freeboard_tests::lab::{Lab, path_str, run};
 use freeboard_tests::slow_disk::{Filesystem, SlowDisk};
 use freeboard_tests::{MB, MIB, freeboard, programs, sys, table, truth};
 use std::fs;
@@ -17,11 +17,11 @@ const DATA: u64 = 250 * MIB;
 /// A disk with the source on it: so copy_file_range has two files of one filesystem.
 fn disk_with_source(lab: &Lab) -> (SlowDisk<'_>, PathBuf, PathBuf) {
     let disk = SlowDisk::new(lab, Filesystem::XfsWithoutReflinks, DISK);
-    let [source, copy] = ["source", "copy"].map(|name| disk.dir().join(name));
+    let [source, output] = ["source", "output"].map(|name| disk.dir().join(name));
     disk.full_speed();
     fs::copy(programs::random_file_on_disk(DATA), &source).expect("cannot copy the source");
     disk.settle();
-    (disk, source, copy)
+    (disk, source, output)
 }
 
 fn dd(source: &Path, copy: &Path) -> Command {
@@ -50,46 +50,91 @@ fn reported(report: &Path, key: &str) -> u64 {
     line.and_then(|value| value.trim_end_matches(',').parse().ok()).unwrap_or_else(|| panic!("no {key} in {text}"))
 }
 
-#[test]
-fn they_are_paced() {
-    let test = "static programs";
-    let Some(lab) = Lab::shared(test) else { return };
-    let (disk, source, copy) = disk_with_source(&lab);
-    let (go, report) = (path_str(&programs::go_program(&lab, "copy")), lab.dir().join("report.json"));
-    let cases = [
-        ("busybox dd", dd(&source, &copy)),
-        ("busybox cp", command(&["busybox", "cp"], &source, &copy)),
-        ("Go, writes", command(&[&go, "writes"], &source, &copy)),
-        ("Go, io.Copy", command(&[&go, "kernel"], &source, &copy)),
-    ];
-    let mut rows: Vec<(String, Run)> = Vec::new();
-    for (name, command) in cases {
+/// Runs each command plainly and under `freeboard run`; `arrived` looks at what the latter wrote, and at its report.
+fn both(lab: &Lab, disk: &SlowDisk, output: &Path, cases: &[(&str, Command, &dyn Fn(&Path))]) -> Vec<(String, Run)> {
+    let report = lab.dir().join("report.json");
+    let mut rows = Vec::new();
+    for (name, command, arrived) in cases {
         for under in [false, true] {
-            truth::make_warm(&source);
+            fs::create_dir(output).expect("cannot make the output directory");
             let mut command = if under {
-                run_with(&["--quiet", "--report", &path_str(&report)], &command)
+                run_with(&["--quiet", "--report", &path_str(&report)], command)
             } else {
                 let mut plain = Command::new(command.get_program());
                 plain.args(command.get_args());
                 plain
             };
-            let run = measure(&lab, LIMIT, &mut command);
+            let run = measure(lab, LIMIT, &mut command);
             disk.settle();
             if under && run.status.success() {
-                truth::assert_same(&copy, &source);
-                assert_eq!(reported(&report, "notified_bytes"), DATA, "{name}");
-                assert_eq!(reported(&report, "written_bytes"), DATA, "{name}");
+                arrived(&report);
             }
-            let _ = fs::remove_file(&copy);
+            fs::remove_dir_all(output).expect("cannot remove the output");
             rows.push((format!("{name}{}", if under { ", freeboard" } else { "" }), run));
         }
     }
+    rows
+}
+
+#[test]
+fn they_are_paced() {
+    let test = "static programs";
+    let Some(lab) = Lab::shared(test) else { return };
+    let (disk, source, output) = disk_with_source(&lab);
+    truth::make_warm(&source);
+    let copy = output.join("copy");
+    let go = path_str(&programs::go_program(&lab, "copy"));
+    let identical = |report: &Path| {
+        truth::assert_same(&copy, &source);
+        assert_eq!(reported(report, "notified_bytes"), DATA);
+        assert_eq!(reported(report, "written_bytes"), DATA);
+    };
+    let archive = programs::archive_of_small_files(&lab, 5000);
+    let mut untar = Command::new("busybox");
+    untar.args(["tar", "-xf"]).arg(&archive).arg("-C").arg(&output);
+    let unpacked = |_: &Path| {
+        run("tar", &["--compare", "--file", &path_str(&archive), "--directory", &path_str(&output)]);
+    };
+    let cases: [(&str, Command, &dyn Fn(&Path)); 5] = [
+        ("busybox dd", dd(&source, &copy), &identical),
+        ("busybox cp", command(&["busybox", "cp"], &source, &copy), &identical),
+        ("busybox untar", untar, &unpacked),
+        ("Go, writes", command(&[&go, "writes"], &source, &copy), &identical),
+        ("Go, io.Copy", command(&[&go, "kernel"], &source, &copy), &identical),
+    ];
+    let rows = both(&lab, &disk, &output, &cases);
     table::print(test, &rows.iter().map(|(name, run)| (name.as_str(), run)).collect::<Vec<_>>());
     for pair in rows.chunks(2) {
         let [(name, plain), (_, under)] = pair else { unreachable!("rows come in pairs") };
         assert!(plain.figures.limit_hits > 0, "{name}: the plain run was never at the limit: this shows nothing");
         under.assert_never_at_the_limit(name);
     }
+}
+
+/// A process that may not administer the system has to give up what setuid programs may do; the rest is the same.
+#[test]
+fn any_user_is_served() {
+    let test = "a static program of another user";
+    let Some(lab) = Lab::shared(test) else { return };
+    let disk = SlowDisk::new(&lab, Filesystem::Xfs, DISK);
+    run("chmod", &["777", &path_str(lab.dir()), &path_str(disk.dir())]);
+    // what this user may not read in the build's directory
+    for file in [freeboard::program(), freeboard::library()] {
+        fs::copy(&file, lab.dir().join(file.file_name().expect("a file has a name"))).expect("cannot copy a program");
+    }
+    let (source, copy) = (programs::random_file(&lab, 120 * MIB), disk.dir().join("copy"));
+    let report = lab.dir().join("report.json");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]);
+    command.arg("env").arg(format!("TMPDIR={}", lab.dir().display())).arg(lab.dir().join("freeboard"));
+    let inner = dd(&source, &copy);
+    command.args(["run", "--quiet", "--report"]).arg(&report).arg("--").arg("busybox").args(inner.get_args());
+    let under = measure(&lab, 60 * MB, &mut command);
+    disk.settle();
+    table::print(test, &[("busybox dd, freeboard", &under)]);
+    under.assert_never_at_the_limit(test);
+    truth::assert_same(&copy, &source);
+    assert_eq!(reported(&report, "notified_bytes"), 120 * MIB);
 }
 
 #[test]

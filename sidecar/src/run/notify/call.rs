@@ -1,6 +1,6 @@
 //! One call that the kernel tells of: by whom, onto which descriptor, how many bytes.
 
-use super::sys;
+use super::{file, sys};
 use libc::seccomp_notif;
 
 /// Calls with fewer bytes are not told of: each that is costs its program 5 µs, a filter alone 0.06.
@@ -42,8 +42,14 @@ impl Call {
         let args = told.data.args;
         let plain = |kind, fd: u64, bytes| Call { thread: told.pid, fd: fd as i32, bytes, kind };
         match told.data.nr.into() {
-            libc::SYS_sendfile => plain(Kind::Copy { refusal: libc::EINVAL }, args[0], args[3]),
-            libc::SYS_copy_file_range => plain(Kind::Copy { refusal: libc::EXDEV }, args[2], args[4]),
+            libc::SYS_sendfile => {
+                let bytes = args[3].min(left_to_read(told.pid, args[1] as i32));
+                plain(Kind::Copy { refusal: libc::EINVAL }, args[0], bytes)
+            }
+            libc::SYS_copy_file_range => {
+                let bytes = args[4].min(left_to_read(told.pid, args[0] as i32));
+                plain(Kind::Copy { refusal: libc::EXDEV }, args[2], bytes)
+            }
             // from a pipe, and never more than is in it
             libc::SYS_splice => plain(Kind::Write, args[2], args[4].min(LARGEST_COPY_BYTES)),
             libc::SYS_writev | libc::SYS_pwritev | libc::SYS_pwritev2 => {
@@ -52,4 +58,12 @@ impl Call {
             _ => plain(Kind::Write, args[0], args[2]),
         }
     }
+}
+
+/// How much a copy can find in its source, from where the source's descriptor stands: programs ask for more than there
+/// is. Where the call names another place to read from, this says too little or too much.
+fn left_to_read(thread: u32, fd: i32) -> u64 {
+    let size = rustix::fs::stat(file::place(thread, fd)).map_or(u64::MAX, |stat| stat.st_size as u64);
+    let at = file::info(thread, fd, "pos:").and_then(|text| text.parse().ok()).unwrap_or(0);
+    size.saturating_sub(at)
 }

@@ -210,11 +210,15 @@ fn drop_cache(file: &OwnedFd) {
     let _ = fadvise(file, 0, None, Advice::DontNeed);
 }
 
+/// What the kernel says of a program's descriptor under a key such as `pos:`.
+pub fn info(thread: u32, fd: i32, key: &str) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{thread}/fdinfo/{fd}")).ok()?;
+    text.lines().find_map(|line| Some(line.strip_prefix(key)?.trim().to_owned()))
+}
+
 /// O_DIRECT, O_SYNC or O_DSYNC. What cannot be read is not so.
 fn waits_by_itself(thread: u32, fd: i32) -> bool {
-    let text = std::fs::read_to_string(format!("/proc/{thread}/fdinfo/{fd}")).unwrap_or_default();
-    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
-    let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok()).unwrap_or(0);
+    let flags = info(thread, fd, "flags:").and_then(|flags| u32::from_str_radix(&flags, 8).ok()).unwrap_or(0);
     flags & (libc::O_DIRECT | libc::O_DSYNC) as u32 != 0
 }
 

@@ -8,8 +8,8 @@
 //! | [`pacer`] | whether it goes or waits |
 //! | [`file`] | a file's pages: sent, counted, given back |
 //! | [`programs`] | whose calls are somebody else's affair |
-//! | [`standby`] | lets calls go when the launcher is gone |
 //! | [`sys`] | system calls |
+//! | [`sys::forked`] | the child until it executes its program; the process that lets calls go when the launcher is gone |
 //!
 //! Between fork and exec the child puts the filter in force and sends the listener to the launcher; it executes its
 //! program when the launcher has said that the standby process holds the listener too.
@@ -19,7 +19,6 @@ mod file;
 mod filter;
 mod pacer;
 mod programs;
-mod standby;
 mod sys;
 
 use crate::cgroup::Group;
@@ -33,19 +32,18 @@ use pacer::{Pacer, Word};
 use programs::Programs;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::io::{IoSlice, IoSliceMut, retry_on_intr, write};
+use rustix::io::{IoSliceMut, retry_on_intr, write};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, SocketType, recvmsg,
+    send, socketpair,
 };
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
-use sys::{Answer, Desk};
+use sys::{Answer, Desk, forked};
 
 /// Time between two looks while a call waits.
 const HOLDING: Duration = Duration::from_millis(2);
@@ -80,15 +78,11 @@ impl Notifier {
             .context("no pair of sockets")?;
         let pacer = Pacer::new(workload, Programs::new(library::LIBRARY, workload.processes.exclude.clone()));
         let desk = Desk::new().context("no memory")?;
-        let program = filter::program();
-        // SAFETY: the child makes system calls alone, without libc's locks, and allocates nothing.
-        unsafe {
-            command.pre_exec(move || enter(&program, &childs));
-        }
+        forked::prepare_child(command, filter::program(), childs);
         let stopped = stop.clone();
         let serve = move || match receive(&ours, &stopped) {
             Some(Ok(listener)) => {
-                if let Err(error) = standby::start(&listener, &desk) {
+                if let Err(error) = forked::start_standby(&listener, &desk) {
                     // unanswered, the child does not go on
                     say(&format!("cannot start a second process, without which writes could be lost: {error}"));
                     return Report::default();
@@ -115,28 +109,6 @@ impl Notifier {
     pub fn finish(self) -> Report {
         let _ = write(&*self.stop, &1u64.to_ne_bytes());
         self.thread.join().unwrap_or_default()
-    }
-}
-
-/// The child's part. Without leave it goes on unpaced; with it, but without the launcher, it must not.
-fn enter(program: &[libc::sock_filter], launcher: &OwnedFd) -> io::Result<()> {
-    match sys::install(program) {
-        Ok(listener) => {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            let fds = [listener.as_fd()];
-            ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-            sendmsg(launcher, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL)?;
-            match retry_on_intr(|| recv(launcher, &mut [0u8; 1], RecvFlags::empty()))?.0 {
-                0 => Err(io::Error::from_raw_os_error(libc::EPIPE)),
-                _ => Ok(()),
-            }
-        }
-        Err(error) => {
-            let errno = error.raw_os_error().unwrap_or(0).to_ne_bytes();
-            send(launcher, &errno, SendFlags::NOSIGNAL)?;
-            Ok(())
-        }
     }
 }
 

@@ -1,5 +1,7 @@
-//! The system calls behind the notifier that have no safe interface in the crates used here. This is one of the
-//! crate's modules that may say `unsafe`.
+//! The system calls behind the notifier that have no safe interface in the crates used here, and what runs in forked
+//! processes. This is one of the crate's modules that may say `unsafe`.
+
+pub mod forked;
 
 use libc::{c_ulong, seccomp_notif, seccomp_notif_resp, sock_filter, sock_fprog};
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -22,7 +24,7 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
 ///
 /// A process that may administer its system keeps what setuid programs may do; any other one has to give that up for
 /// good (no_new_privs), or the kernel refuses.
-pub fn install(program: &[sock_filter]) -> io::Result<OwnedFd> {
+fn install(program: &[sock_filter]) -> io::Result<OwnedFd> {
     let wanted = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     // from Linux 5.19 on: a call that was told of is not begun anew by each signal that comes
     let killable = wanted | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
@@ -136,28 +138,8 @@ impl Desk {
     }
 }
 
-/// Starts a process that runs `body` and ends with it. Returns in the caller alone.
-///
-/// # Safety
-/// The caller may have threads: `body` makes only async-signal-safe calls.
-///
-/// # Errors
-/// There can be no other process.
-pub unsafe fn fork(body: impl FnOnce()) -> io::Result<()> {
-    // SAFETY: the child makes only async-signal-safe calls, by this function's own condition.
-    unsafe {
-        match check(libc::fork().into())? {
-            0 => {
-                body();
-                libc::_exit(0)
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
 /// Blocks every signal that can be blocked, in this thread.
-pub fn block_signals() {
+fn block_signals() {
     let mut all = MaybeUninit::uninit();
     // SAFETY: `sigfillset` initialises the set.
     unsafe {
@@ -177,11 +159,8 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(|_| ())
 }
 
-/// Closes every descriptor of this process but two.
-///
-/// # Safety
-/// Nothing else in this process uses any descriptor again.
-pub unsafe fn close_all_but(keep: [BorrowedFd; 2]) {
+/// Closes every descriptor of this process but two: for one that uses no other again.
+fn close_all_but(keep: [BorrowedFd; 2]) {
     let [low, high] = keep.map(|fd| fd.as_raw_fd() as u32);
     let (low, high) = (low.min(high), low.max(high));
     if low > 0 {
