@@ -50,13 +50,17 @@ fn reported(report: &Path, key: &str) -> u64 {
     line.and_then(|value| value.trim_end_matches(',').parse().ok()).unwrap_or_else(|| panic!("no {key} in {text}"))
 }
 
-/// Runs each command plainly and under `freeboard run`; `arrived` looks at what the latter wrote, and at its report.
-fn both(lab: &Lab, disk: &SlowDisk, output: &Path, cases: &[(&str, Command, &dyn Fn(&Path))]) -> Vec<(String, Run)> {
+/// A name, a command, and what looks at its output and at its report.
+type Case<'a> = (&'a str, Command, &'a dyn Fn(&Path));
+
+/// Runs each command plainly and under `freeboard run`; what the latter wrote is looked at.
+fn both(lab: &Lab, disk: &SlowDisk, source: &Path, output: &Path, cases: &[Case]) -> Vec<(String, Run)> {
     let report = lab.dir().join("report.json");
     let mut rows = Vec::new();
     for (name, command, arrived) in cases {
         for under in [false, true] {
             fs::create_dir(output).expect("cannot make the output directory");
+            truth::make_warm(source);
             let mut command = if under {
                 run_with(&["--quiet", "--report", &path_str(&report)], command)
             } else {
@@ -81,7 +85,6 @@ fn they_are_paced() {
     let test = "static programs";
     let Some(lab) = Lab::shared(test) else { return };
     let (disk, source, output) = disk_with_source(&lab);
-    truth::make_warm(&source);
     let copy = output.join("copy");
     let go = path_str(&programs::go_program(&lab, "copy"));
     let identical = |report: &Path| {
@@ -95,14 +98,14 @@ fn they_are_paced() {
     let unpacked = |_: &Path| {
         run("tar", &["--compare", "--file", &path_str(&archive), "--directory", &path_str(&output)]);
     };
-    let cases: [(&str, Command, &dyn Fn(&Path)); 5] = [
+    let cases: [Case; 5] = [
         ("busybox dd", dd(&source, &copy), &identical),
         ("busybox cp", command(&["busybox", "cp"], &source, &copy), &identical),
         ("busybox untar", untar, &unpacked),
         ("Go, writes", command(&[&go, "writes"], &source, &copy), &identical),
         ("Go, io.Copy", command(&[&go, "kernel"], &source, &copy), &identical),
     ];
-    let rows = both(&lab, &disk, &output, &cases);
+    let rows = both(&lab, &disk, &source, &output, &cases);
     table::print(test, &rows.iter().map(|(name, run)| (name.as_str(), run)).collect::<Vec<_>>());
     for pair in rows.chunks(2) {
         let [(name, plain), (_, under)] = pair else { unreachable!("rows come in pairs") };

@@ -191,8 +191,9 @@ impl File {
     /// Gives pages back that are on the disk: what was appended, or `all`. Returns how many bytes that were.
     pub fn give_back(&mut self, all: bool) -> u64 {
         let from = if all { 0 } else { self.old_end };
-        // a device has no end, and the last page of a file that grows stays
-        let end = fstat(&self.own).map_or(0, |stat| stat.st_size as u64 & !(PAGE_BYTES - 1));
+        // a device has no end, and the last page of a file that may still grow stays
+        let end = fstat(&self.own).map_or(0, |stat| stat.st_size as u64);
+        let end = if self.is_closed { end.next_multiple_of(PAGE_BYTES) } else { end & !(PAGE_BYTES - 1) };
         let bytes = if self.old_end == u64::MAX { u64::MAX } else { end.saturating_sub(from) };
         if self.how == How::Remote || bytes == 0 || self.cached_bytes == 0 && !self.blind {
             return 0;

@@ -78,7 +78,6 @@ impl Notifier {
             .context("no pair of sockets")?;
         let pacer = Pacer::new(workload, Programs::new(library::LIBRARY, workload.processes.exclude.clone()));
         let desk = Desk::new().context("no memory")?;
-        forked::prepare_child(command, filter::program(), childs);
         let stopped = stop.clone();
         let serve = move || match receive(&ours, &stopped) {
             Some(Ok(listener)) => {
@@ -102,6 +101,8 @@ impl Notifier {
             None => Report::default(),
         };
         let thread = Builder::new().name("notifier".into()).spawn(serve).context("no thread")?;
+        // last: from here on the child counts on that thread
+        forked::prepare_child(command, filter::program(), childs);
         Ok(Notifier { stop, thread })
     }
 

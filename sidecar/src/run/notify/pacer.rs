@@ -16,8 +16,9 @@ use std::collections::VecDeque;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-/// Files to keep an eye on; each costs a descriptor.
-const MOST_FILES: usize = 64;
+/// Files to keep an eye on; each costs a descriptor, of which a process usually may have 1024. A window's worth of small
+/// files waits here until it is written.
+const MOST_FILES: usize = 512;
 /// Time after which a file is no longer being written to.
 const IDLE: Duration = Duration::from_secs(1);
 /// Time between two times that pages of a file are given back: what cannot be given back costs every processor a stop.
@@ -305,8 +306,13 @@ impl Pacer {
                 file.start();
             }
             let keep = paced && file.is_closed && file.owed_bytes() > 0 && (word.verdict.drop_closed || always);
-            let wanted = word.verdict.drop || always || file.is_closed && word.verdict.drop_closed;
-            if paced && wanted && now.saturating_sub(file.given_back) >= GIVING_BACK {
+            // what is closed is given back once, when it is on the disk: there is no later
+            let wanted = if file.is_closed {
+                file.owed_bytes() == 0 && (word.verdict.drop_closed || always)
+            } else {
+                (word.verdict.drop || always) && now.saturating_sub(file.given_back) >= GIVING_BACK
+            };
+            if paced && wanted {
                 file.given_back = now;
                 self.report.dropped_bytes += file.give_back(word.is_over_target);
             }
