@@ -216,7 +216,7 @@ impl Pacer {
         };
         let paced = self.is_paced(index);
         let Ok(file) = &mut self.files[index].file else { return };
-        file.let_go(call.bytes);
+        // before this call is counted: none of its bytes are there to be looked at
         if paced && file.unstarted_bytes >= self.word.share.chunk {
             // what was only written again is not worth the disk's time
             file.look(self.word.unwritten_bytes);
@@ -225,6 +225,7 @@ impl Pacer {
                 file.start();
             }
         }
+        file.let_go(call.bytes);
     }
 
     fn start_all(&mut self) {
