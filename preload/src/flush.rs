@@ -28,6 +28,8 @@ pub enum How {
 
 /// Bytes a sync_file_range call: more would hold the caller where the disk's queue is full.
 const STEP: u64 = 2 << 20;
+/// Calls for one range, at most.
+const STEPS: u64 = 256;
 
 static NO_CACHESTAT: AtomicBool = AtomicBool::new(false);
 
@@ -96,10 +98,12 @@ pub fn start(file: &File, fd: c_int, low: u64, high: u64) {
         sys::start_writeback(fd, low, 0);
         return;
     }
+    // the range can be that of a few pages far apart in a sparse file
+    let step = (high.saturating_sub(low) / STEPS).next_multiple_of(STEP).max(STEP);
     let mut at = low;
     while at < high {
         // pieces end where large folios do
-        let end = ((at / STEP).wrapping_add(1).wrapping_mul(STEP)).min(high);
+        let end = (at / step).saturating_add(1).saturating_mul(step).min(high);
         sys::start_writeback(fd, at, end - at);
         at = end;
     }

@@ -1,15 +1,16 @@
 //! The process's own memory cgroup, read from inside: what the law needs where no sidecar does it, and the group's
 //! unwritten where cachestat is blind.
 //!
-//! A descriptor is open only for the length of one read, in the slow path: nothing of ours stays in the application's
-//! table. Only the thread that has the pace comes here, so the buffers are static.
+//! Its files are opened on an errand ([`crate::apart`]), never in the application's table. The buffers are static: one
+//! thread at a time comes here.
 //!
 //! This is one of the modules that may say `unsafe`.
 
+use crate::apart::Apart;
 use crate::sys;
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
-use core::sync::atomic::AtomicU8;
+use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 use freeboard_budget::cgroup::{self, Version};
 use freeboard_budget::law::{self, Level, Target, Verdict};
@@ -27,41 +28,31 @@ struct Buffers {
     text: [u8; 8192],
 }
 
-struct Pace(UnsafeCell<Buffers>);
-// SAFETY: used only through `with`, which lets one thread in at a time.
-unsafe impl Sync for Pace {}
+struct Alone(UnsafeCell<Buffers>);
+// SAFETY: used only through `with`, whose callers are on an errand: one at a time.
+unsafe impl Sync for Alone {}
 
-static BUFFERS: Pace = Pace(UnsafeCell::new(Buffers {
+static BUFFERS: Alone = Alone(UnsafeCell::new(Buffers {
     directory: [0; PATH],
     directory_len: 0,
     mount_len: 0,
     version: None,
     text: [0; 8192],
 }));
+static IS_LOCATED: AtomicBool = AtomicBool::new(false);
 
-/// 0: nobody looked; 1: somebody is in; 2: found or given up, and free.
-static GATE: AtomicU8 = AtomicU8::new(0);
-
-/// Lets one thread at the buffers; `None` where another is in there (or this one, beneath a signal handler).
-fn with<T>(act: impl FnOnce(&mut Buffers) -> Option<T>) -> Option<T> {
-    use core::sync::atomic::Ordering::{AcqRel, Release};
-    let before = GATE.swap(1, AcqRel);
-    if before == 1 {
-        return None;
-    }
-    // SAFETY: the gate was not 1, so no other call holds this reference, and it is set back only below.
+fn with<T>(_: &Apart, act: impl FnOnce(&mut Buffers) -> Option<T>) -> Option<T> {
+    // SAFETY: there is one `Apart` at a time, and no call here holds on to this reference or makes another.
     let buffers = unsafe { &mut *BUFFERS.0.get() };
-    if before == 0 {
+    if !IS_LOCATED.swap(true, Relaxed) {
         buffers.locate();
     }
-    let result = act(buffers);
-    GATE.store(2, Release);
-    result
+    act(buffers)
 }
 
-/// A child of fork looks again; a gate that its parent held is open.
+/// A child of fork looks again.
 pub fn reset() {
-    GATE.store(0, Relaxed);
+    IS_LOCATED.store(false, Relaxed);
 }
 
 impl Buffers {
@@ -173,8 +164,8 @@ fn copy(from: &str, to: &mut [u8; PATH]) -> Option<usize> {
 }
 
 /// The law, applied to every level of the group that can be seen. `None`: the group cannot be read.
-pub fn judge(target: Target, speed: Option<u64>) -> Option<Verdict> {
-    with(|buffers| {
+pub fn judge(apart: &Apart, target: Target, speed: Option<u64>) -> Option<Verdict> {
+    with(apart, |buffers| {
         let version = buffers.version?;
         let mut verdict = None;
         let mut len = Some(buffers.directory_len);
@@ -193,16 +184,16 @@ pub fn judge(target: Target, speed: Option<u64>) -> Option<Verdict> {
 
 /// The group's dirty and writeback in bytes, now; `None` where it cannot be read. Exact within the kernel's charge
 /// batches ([`law::COUNTER_LAG`]).
-pub fn unwritten() -> Option<u64> {
-    with(|buffers| {
+pub fn unwritten(apart: &Apart) -> Option<u64> {
+    with(apart, |buffers| {
         buffers.version?;
         cgroup::stat(buffers.read(buffers.directory_len, "memory.stat")?).unwritten()
     })
 }
 
 /// Opens the group's directory, for the sidecar; the caller closes it. Negative where there is none.
-pub fn open_directory() -> i32 {
-    with(|buffers| {
+pub fn open_directory(apart: &Apart) -> i32 {
+    with(apart, |buffers| {
         buffers.version?;
         let mut path = [0u8; PATH + 1];
         let name = buffers.directory.get(..buffers.directory_len)?;

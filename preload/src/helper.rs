@@ -2,13 +2,13 @@
 //! the application's close, and an fdatasync. It starts when it is first needed, keeps at most [`JOBS`] files for at
 //! most [`KEEP_NS`] each, and ends when it has been idle for a second.
 //!
-//! It is made by a bare clone(2), not by pthread_create: no allocation, no thread-local storage of its own, all signals
-//! blocked. Its first act is to give itself an empty descriptor table (close_range with UNSHARE), so nothing that it
+//! It is made as [`apart`]'s are. Its first act is to give itself an empty descriptor table (close_range with UNSHARE), so nothing that it
 //! opens or closes is seen by the application: its fcntl locks, leases and descriptor numbers stay as they are. Files
 //! are re-opened through /proc, so that errors of writeback stay with the application's own descriptors.
 //!
 //! This is one of the modules that may say `unsafe`.
 
+use crate::apart;
 use crate::files::{self, File};
 use crate::flush::How;
 use crate::ledger;
@@ -216,7 +216,7 @@ fn start() -> bool {
     DISMISSED.store(false, Release);
     // SAFETY: the stack is ours, mapped for good, and free: the last helper has gone (its TID was cleared by the
     // kernel after it had left its stack for the last time).
-    let made = unsafe { spawn(stack.add(STACK_BYTES)) };
+    let made = unsafe { apart::spawn(stack.add(STACK_BYTES), &TID, run) };
     if made < 0 {
         UNAVAILABLE.store(true, Relaxed);
         TID.store(0, Release);
@@ -224,27 +224,6 @@ fn start() -> bool {
     }
     let _ = TID.compare_exchange(-1, made as i32, AcqRel, Relaxed);
     true
-}
-
-/// Clones the thread, with all signals blocked in it. Its id, or a negative error.
-///
-/// # Safety
-/// `top` is the 16-byte aligned end of a stack that nobody else uses.
-unsafe fn spawn(top: *mut u8) -> isize {
-    let all = u64::MAX;
-    let mut old = 0u64;
-    raw!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const all, &raw mut old, 8);
-    let flags = libc::CLONE_VM
-        | libc::CLONE_FS
-        | libc::CLONE_FILES
-        | libc::CLONE_SIGHAND
-        | libc::CLONE_THREAD
-        | libc::CLONE_SYSVSEM
-        | libc::CLONE_CHILD_CLEARTID;
-    // SAFETY: the caller's; `run` keeps to what a thread without thread-local storage may do.
-    let made = unsafe { sys::clone_on(top, flags, TID.as_ptr() as usize, run) };
-    raw!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const old, 0, 8);
-    made
 }
 
 /// The thread. Uses no libc function but what the compiler calls for memory, and no thread-local storage.
@@ -294,10 +273,7 @@ fn leave() -> ! {
             wake(&job.state);
         }
     }
-    raw!(libc::SYS_exit, 0);
-    loop {
-        core::hint::spin_loop();
-    }
+    apart::exit()
 }
 
 /// Opens a file that was posted.

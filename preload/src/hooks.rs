@@ -219,15 +219,17 @@ interpose! {
         };
     fn sendfile(to: c_int, from: c_int, offset: *mut off_t, bytes: size_t) -> ssize_t
         | libc::SYS_sendfile, [to, from, offset, bytes] => {
-            pace::copying(to, core::ptr::null(), bytes, &mut |length| next::sendfile(to, from, offset, length))
+            pace::sending(to, from, offset, bytes, &mut |length| next::sendfile(to, from, offset, length))
         };
     fn sendfile64(to: c_int, from: c_int, offset: *mut off_t, bytes: size_t) -> ssize_t
         | libc::SYS_sendfile, [to, from, offset, bytes] => {
-            pace::copying(to, core::ptr::null(), bytes, &mut |length| next::sendfile64(to, from, offset, length))
+            pace::sending(to, from, offset, bytes, &mut |length| next::sendfile64(to, from, offset, length))
         };
     fn copy_file_range(from: c_int, from_at: *mut off_t, to: c_int, to_at: *mut off_t, bytes: size_t, flags: c_uint) -> ssize_t
         | libc::SYS_copy_file_range, [from, from_at, to, to_at, bytes, flags] => {
-            pace::copying(to, to_at, bytes, &mut |length| next::copy_file_range(from, from_at, to, to_at, length, flags))
+            pace::copying(to, to_at, from, from_at, bytes, &mut |length| {
+                next::copy_file_range(from, from_at, to, to_at, length, flags)
+            })
         };
     fn splice(from: c_int, from_at: *mut off_t, to: c_int, to_at: *mut off_t, bytes: size_t, flags: c_uint) -> ssize_t
         | libc::SYS_splice, [from, from_at, to, to_at, bytes, flags] => {

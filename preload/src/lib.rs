@@ -16,6 +16,7 @@
 //! | [`ledger`] | what the process owes: reserve, settle, credit |
 //! | [`pace`] | the slow path: look, send, wait |
 //! | [`flush`] | how, by filesystem |
+//! | [`apart`] | a thread with a descriptor table of its own, for the length of one errand |
 //! | [`helper`] | a thread with a descriptor table of its own, for what outlives a close |
 //! | [`region`] | the sidecar's budget |
 //! | [`group`] | our own cgroup, where there is no sidecar |
@@ -35,6 +36,7 @@
 // use it or not. Nothing of it is linked as long as no panic can be reached; a test of the built library sees to that.
 extern crate std as _;
 
+mod apart;
 mod descriptors;
 mod elf;
 mod files;
@@ -75,10 +77,12 @@ fn start() {
     process::start();
 }
 
-/// The process ends: by its destructors, or by `_exit`.
+/// The process ends: by its destructors, or by `_exit`. Not where a child of vfork ends, in its parent's memory.
 extern "C" fn finish() {
-    pace::end();
-    process::end();
+    if process::is_ours() {
+        pace::end();
+        process::end();
+    }
 }
 
 #[cfg(not(test))]

@@ -13,7 +13,7 @@ use crate::descriptors::{self, Entry};
 use crate::files::{self, File};
 use crate::flush::{self, How};
 use crate::ledger::{self, TOTALS};
-use crate::{group, helper, process, region, sys};
+use crate::{apart, group, helper, process, region, sys};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32};
@@ -36,6 +36,8 @@ const CLOSES_BEFORE_HELPER: u64 = 4;
 const PIECE_MIN: u64 = 256 << 10;
 /// The kernel writes no more than this in one call (`MAX_RW_COUNT` in include/linux/fs.h).
 const MAX_RW_COUNT: usize = 0x7fff_f000;
+/// The largest block that a filesystem may have.
+const BLOCK_MAX: usize = 64 << 10;
 /// What a copy inside the kernel is expected to bring, at most, where it is not taken in pieces.
 const COPY_RESERVE: usize = 64 << 20;
 
@@ -53,31 +55,43 @@ static GROUP_UNWRITTEN: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// The right to look at the ledger, or why not.
 enum Turn {
-    Mine,
+    /// With it, the signals that were blocked before: none is handled in this thread until it is given back.
+    Mine(u64),
     Nested,
     Theirs,
 }
 
 fn take() -> Turn {
+    let signals = sys::block_signals();
+    let turn = take_with(signals);
+    if !matches!(turn, Turn::Mine(_)) {
+        sys::restore_signals(signals);
+    }
+    turn
+}
+
+fn take_with(signals: u64) -> Turn {
     let tid = sys::gettid();
     let now_ms = sys::now_ns() / 1_000_000;
     let mine = (tid as u64) << 32 | (now_ms & 0xffff_ffff);
     let before = PACE.load(Acquire);
     if before == 0 {
-        return if PACE.compare_exchange(0, mine, AcqRel, Relaxed).is_ok() { Turn::Mine } else { Turn::Theirs };
+        let taken = PACE.compare_exchange(0, mine, AcqRel, Relaxed).is_ok();
+        return if taken { Turn::Mine(signals) } else { Turn::Theirs };
     }
     let holder = (before >> 32) as i32;
     let age_ms = (now_ms & 0xffff_ffff).wrapping_sub(before & 0xffff_ffff) & 0xffff_ffff;
     let is_left = age_ms > TAKE_OVER_MS
         && (holder == tid || age_ms > 5 * TAKE_OVER_MS || !sys::thread_exists(process::pid(), holder));
     if is_left && PACE.compare_exchange(before, mine, AcqRel, Relaxed).is_ok() {
-        return Turn::Mine;
+        return Turn::Mine(signals);
     }
     if holder == tid { Turn::Nested } else { Turn::Theirs }
 }
 
-fn give() {
+fn give(signals: u64) {
     PACE.store(0, Release);
+    sys::restore_signals(signals);
 }
 
 /// A child of fork has the pace to itself.
@@ -208,12 +222,13 @@ fn in_pieces(fd: c_int, offset: i64, bytes: usize, call: &dyn Fn(usize, usize) -
     let Some(file) = tracked(fd) else { return call(0, bytes) };
     let bytes_max = bytes.min(MAX_RW_COUNT);
     let start = offset.max(0) as u64;
-    // a write across RLIMIT_FSIZE is short when whole and raises SIGXFSZ when split; O_APPEND makes an offset void
+    // a write across RLIMIT_FSIZE is short when whole and raises SIGXFSZ when split; O_APPEND makes an offset void; what
+    // would run over a signed offset is refused
     let is_whole = offset < 0
-        || file.is_append()
         || bytes_max < ledger::SMALL
         || ledger::window() == u64::MAX
-        || start.saturating_add(bytes_max as u64) > sys::file_size_limit();
+        || start.saturating_add(bytes as u64) > sys::file_size_limit().min(i64::MAX as u64)
+        || sys::status_flags(fd) & libc::O_APPEND != 0;
     let mut done = 0;
     loop {
         let at = start + done as u64;
@@ -222,10 +237,11 @@ fn in_pieces(fd: c_int, offset: i64, bytes: usize, call: &dyn Fn(usize, usize) -
         let charge = ledger::charge_at(at, piece);
         admit(file, fd, charge);
         file.touch(at, piece as u64);
-        let wrote = call(done, piece);
+        let errno = sys::errno();
+        let wrote = call(done, if is_whole { bytes } else { piece });
         settle(file, fd, charge, wrote, ledger::charge_at(at, wrote.max(0) as usize));
         if wrote < 0 {
-            return if done > 0 { done as isize } else { wrote };
+            return failed_after(done, wrote, errno);
         }
         done += wrote as usize;
         if wrote as usize != piece || done >= bytes_max {
@@ -270,26 +286,86 @@ fn settle(file: &'static File, fd: c_int, reserved: u64, wrote: isize, charge: u
     }
 }
 
-/// A copy inside the kernel that one call may carry on for a whole file: sendfile, copy_file_range. `call(length)` is
-/// repeated, and the kernel moves the offsets; the result is what one call would have given. `at`: where the
-/// application keeps the offset to write at, or null for the file's own.
+/// sendfile, as [`copying`] does it. The kernel refuses what would run over a signed offset: at the source what is asked
+/// for, at the target what it does at once (`do_sendfile` in fs/read_write.c).
 ///
 /// # Safety
+/// `from_at` is what the application passes to the kernel.
+pub unsafe fn sending(
+    fd: c_int,
+    from: c_int,
+    from_at: *const i64,
+    bytes: usize,
+    call: &mut dyn FnMut(usize) -> isize,
+) -> isize {
+    let fits = || {
+        let last = i64::MAX as u64;
+        ends_by(from, from_at, bytes, last) && ends_by(fd, core::ptr::null(), bytes.min(MAX_RW_COUNT), last)
+    };
+    // SAFETY: null; the source's is not read but through the kernel.
+    unsafe { copy(fd, core::ptr::null(), from, bytes, fits, call) }
+}
+
+/// copy_file_range: a copy inside the kernel that one call may carry on for a whole file. `call(length)` is repeated, and
+/// the kernel moves the offsets; the result is what one call would have given. `at`, `from_at`: where the application
+/// keeps the offsets, or null for the files' own.
+///
+/// # Safety
+/// `at` and `from_at` are what the application passes to the kernel.
+pub unsafe fn copying(
+    fd: c_int,
+    at: *const i64,
+    from: c_int,
+    from_at: *const i64,
+    bytes: usize,
+    call: &mut dyn FnMut(usize) -> isize,
+) -> isize {
+    let fits = || ends_by(from, from_at, bytes, u64::MAX) && ends_by(fd, at, bytes, u64::MAX);
+    // SAFETY: the caller's.
+    unsafe { copy(fd, at, from, bytes, fits, call) }
+}
+
+/// Do `bytes` from a descriptor's offset on, or the application's own, end at `last` or before?
+fn ends_by(fd: c_int, at: *const i64, bytes: usize, last: u64) -> bool {
+    let start = if at.is_null() { Some(sys::position(fd)) } else { sys::read_offset(at) };
+    let end = start.and_then(|start| u64::try_from(start).ok()?.checked_add(bytes as u64));
+    end.is_some_and(|end| end <= last)
+}
+
+/// # Safety
 /// `at` is null, or what the application passes to the kernel.
-pub unsafe fn copying(fd: c_int, at: *const i64, bytes: usize, call: &mut dyn FnMut(usize) -> isize) -> isize {
+unsafe fn copy(
+    fd: c_int,
+    at: *const i64,
+    from: c_int,
+    bytes: usize,
+    fits: impl Fn() -> bool,
+    call: &mut dyn FnMut(usize) -> isize,
+) -> isize {
     if descriptors::get(fd).is_aside() {
         return call(bytes);
     }
     let Some(file) = tracked(fd) else { return call(bytes) };
     let bytes_max = bytes.min(MAX_RW_COUNT);
-    let is_whole = file.is_append() || ledger::window() == u64::MAX || sys::file_size_limit() != u64::MAX;
+    // within one file the kernel looks at the whole of both ranges
+    let is_whole = bytes <= piece_at(0)
+        || ledger::window() == u64::MAX
+        || sys::file_size_limit() != u64::MAX
+        || descriptors::is_on(from, file)
+        || !fits();
     let mut done = 0;
     loop {
         let left = bytes_max - done;
-        let piece = if is_whole { left } else { left.min(piece_at(0)) };
+        let piece = match piece_at(0) {
+            _ if is_whole => bytes,
+            // a filesystem that shares blocks rounds down what it is asked for, but never to nothing
+            piece if left < piece + BLOCK_MAX => left,
+            piece => piece,
+        };
         // a copy to the end of a file is asked for with a huge length: reserve what can be expected
         let charge = ledger::charge(piece.min(COPY_RESERVE));
         admit(file, fd, charge);
+        let errno = sys::errno();
         let wrote = call(piece);
         if wrote > 0 && !at.is_null() {
             // SAFETY: the kernel has just written the new offset there.
@@ -300,13 +376,22 @@ pub unsafe fn copying(fd: c_int, at: *const i64, bytes: usize, call: &mut dyn Fn
         }
         settle(file, fd, charge, wrote, ledger::charge(wrote.max(0) as usize));
         if wrote < 0 {
-            return if done > 0 { done as isize } else { wrote };
+            return failed_after(done, wrote, errno);
         }
         done += wrote as usize;
         if wrote as usize != piece || done >= bytes_max {
             return done as isize;
         }
     }
+}
+
+/// The result of a call that was made in pieces, of which one failed: what was done before it, and then no error.
+fn failed_after(done: usize, failed: isize, errno: c_int) -> isize {
+    if done == 0 {
+        return failed;
+    }
+    sys::set_errno(errno);
+    done as isize
 }
 
 /// From a pipe: what can come is no more than a pipe holds.
@@ -362,7 +447,7 @@ fn look_after(file: &'static File, fd: c_int) {
         return;
     }
     LOOKED_AT_BYTES.store(TOTALS.written_bytes.load(Relaxed), Relaxed);
-    if let Turn::Mine = take() {
+    if let Turn::Mine(signals) = take() {
         region::refresh();
         file.harvest();
         if descriptors::is_on(fd, file) {
@@ -373,7 +458,7 @@ fn look_after(file: &'static File, fd: c_int) {
             descriptors::forget(fd);
         }
         region::publish(ledger::owed(), HOLDING.load(Relaxed) > 0);
-        give();
+        give(signals);
     }
 }
 
@@ -427,10 +512,10 @@ fn hold(file: &'static File, fd: c_int, mut enough: impl FnMut() -> bool) -> boo
     let result = loop {
         let mut look_ns = 0;
         match take() {
-            Turn::Mine => {
+            Turn::Mine(signals) => {
                 let from = sys::now_ns();
                 look_at_all(Some((file, fd)));
-                give();
+                give(signals);
                 look_ns = sys::now_ns().wrapping_sub(from);
             }
             Turn::Nested => {
@@ -651,7 +736,8 @@ fn arrived(bytes: u64) {
 /// Closed files, and files that cachestat cannot see: together they owe no more than the group has unwritten, less what
 /// is known to be owed otherwise. `known`: what open files owe by cachestat.
 fn settle_by_group(known: u64) {
-    let Some(unwritten) = group::unwritten() else {
+    let Some(unwritten) = apart::run(group::unwritten) else { return };
+    let Some(unwritten) = unwritten else {
         GROUP_UNWRITTEN.store(u64::MAX, Relaxed);
         fall_back();
         return;
@@ -721,10 +807,10 @@ pub fn before_close(fd: c_int, entry: Entry) {
     if !(drops || region::is_pressed() || ledger::is_pressed()) {
         return;
     }
-    let Turn::Mine = take() else { return };
+    let Turn::Mine(signals) = take() else { return };
     send(file, fd);
     region::publish(ledger::owed(), HOLDING.load(Relaxed) > 0);
-    give();
+    give(signals);
     if !drops || !file.is_last_user() {
         // a process that writes more than this is held by its own window; of many short ones none ever fills it
         if region::is_crowded() && TOTALS.written_bytes.load(Relaxed) < MIN_WINDOW {
@@ -759,7 +845,7 @@ pub fn end() {
     if !region::is_attached() && files::all().next().is_none() || !process::is_ours() {
         return;
     }
-    if let Turn::Mine = take() {
+    if let Turn::Mine(signals) = take() {
         for file in files::all() {
             file.harvest();
             if file.owed() > 0
@@ -769,7 +855,7 @@ pub fn end() {
                 send(file, fd);
             }
         }
-        give();
+        give(signals);
     }
     region::end();
 }

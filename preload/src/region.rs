@@ -7,11 +7,12 @@
 //!
 //! This is one of the modules that may say `unsafe`.
 
+use crate::apart::{self, Apart};
 use crate::{descriptors, group, helper, ledger, pace, process, sys};
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use freeboard_budget::law::{self, Share, Target, Verdict};
 use freeboard_budget::layout::{
     self, Aside, CONTAINER_DROP, CONTAINER_DROP_CLOSED, CONTAINER_FLAG_BITS, CONTAINER_LIVE, CONTAINER_PRESSURE,
@@ -45,14 +46,12 @@ struct Attachment {
 }
 
 struct Attachments(UnsafeCell<[Option<Attachment>; ATTACHMENTS]>);
-// SAFETY: an entry is written once, by the thread that holds GATE, before CURRENT names it; after that it is only read.
+// SAFETY: an entry is written once, by the one that is on an errand, before CURRENT names it; after that it is only read.
 unsafe impl Sync for Attachments {}
 
 static ATTACHED: Attachments = Attachments(UnsafeCell::new([const { None }; ATTACHMENTS]));
 /// Number of entries written; the last one is in force.
 static CURRENT: AtomicUsize = AtomicUsize::new(0);
-/// 1: somebody is attaching.
-static GATE: AtomicU8 = AtomicU8::new(0);
 static TRIED_AT: AtomicU64 = AtomicU64::new(0);
 static SLOT: AtomicUsize = AtomicUsize::new(0);
 static NONCE: AtomicU64 = AtomicU64::new(0);
@@ -122,7 +121,6 @@ pub fn without_socket() {
 pub fn reset() {
     SLOT.store(0, Relaxed);
     NONCE.store(0, Relaxed);
-    GATE.store(0, Relaxed);
     REFRESHED_AT.store(0, Relaxed);
     JUDGED_AT.store(0, Relaxed);
     group::reset();
@@ -265,8 +263,10 @@ pub fn refresh() {
     let is_settled = |attachment: Attachment| {
         is_live(&attachment, now) && (attachment.counters.is_some() || SOCKET.get().is_empty())
     };
-    if !attachment.is_some_and(is_settled) && now.wrapping_sub(TRIED_AT.load(Relaxed)) > STALE_MS * 1_000_000 {
-        attach(now);
+    let has_place = !SOCKET.get().is_empty() || !REGION.get().is_empty();
+    let is_due = now.wrapping_sub(TRIED_AT.load(Relaxed)) > STALE_MS * 1_000_000;
+    if has_place && is_due && !attachment.is_some_and(is_settled) {
+        apart::run(|apart| attach(apart, now));
         attachment = current();
     }
     let mode = mode();
@@ -310,15 +310,17 @@ fn judge_own(now: u64) -> u64 {
     if now.wrapping_sub(JUDGED_AT.load(Relaxed)) < 20_000_000 {
         return ALLOWED.load(Relaxed);
     }
-    JUDGED_AT.store(now, Relaxed);
     let speed = pace::speed();
-    let verdict = group::judge(target(), (speed != 0).then_some(speed)).unwrap_or(Verdict::UNLIMITED);
+    let read = |apart: &Apart| (group::judge(apart, target(), (speed != 0).then_some(speed)), group::unwritten(apart));
+    let Some((verdict, unwritten)) = apart::run(read) else { return ALLOWED.load(Relaxed) };
+    JUDGED_AT.store(now, Relaxed);
+    let verdict = verdict.unwrap_or(Verdict::UNLIMITED);
     let flag = |on: bool, bit: u64| if on { bit } else { 0 };
     let flags = flag(verdict.drop, CONTAINER_DROP)
         | flag(verdict.drop_closed, CONTAINER_DROP_CLOSED)
         | flag(verdict.pressure, CONTAINER_PRESSURE);
     FLAGS.store(flags, Relaxed);
-    UNWRITTEN.store(group::unwritten().unwrap_or(0), Relaxed);
+    UNWRITTEN.store(unwritten.unwrap_or(0), Relaxed);
     verdict.allowed
 }
 
@@ -326,7 +328,7 @@ fn judge_own(now: u64) -> u64 {
 fn is_live(attachment: &Attachment, now: u64) -> bool {
     if attachment.counters.is_none() && now.wrapping_sub(COPIED_AT.load(Relaxed)) > layout::TICK_MS * 1_000_000 {
         COPIED_AT.store(now, Relaxed);
-        copy_file(attachment);
+        apart::run(|_| copy_file(attachment));
     }
     let tick = attachment.budget.tick().load(Acquire);
     if LAST_TICK.swap(tick, Relaxed) != tick {
@@ -385,16 +387,13 @@ fn claim_slot(counters: &Mapped, container: usize) {
 }
 
 /// Looks for a sidecar: by its socket, else by the files of its region.
-fn attach(now: u64) {
+fn attach(apart: &Apart, now: u64) {
     TRIED_AT.store(now, Relaxed);
-    if (SOCKET.get().is_empty() && REGION.get().is_empty()) || GATE.compare_exchange(0, 1, AcqRel, Relaxed).is_err() {
-        return;
-    }
     let count = CURRENT.load(Relaxed);
-    // SAFETY: the gate makes this thread the only writer, and the entry at CURRENT has no readers yet.
+    // SAFETY: there is one `Apart` at a time, so this is the only writer, and the entry at CURRENT has no readers yet.
     let place = unsafe { (*ATTACHED.0.get()).get_mut(count) };
     if let Some(place) = place
-        && let Some(attachment) = attach_by_socket().or_else(attach_by_file)
+        && let Some(attachment) = attach_by_socket(apart).or_else(|| attach_by_file(apart))
     {
         // an answer on the socket is a sign of life; a file is alive when its tick is seen to move
         LAST_TICK.store(attachment.budget.tick().load(Acquire), Relaxed);
@@ -407,7 +406,6 @@ fn attach(now: u64) {
         }
         EXCLUDED.store(is_excluded(&attachment.budget), Relaxed);
     }
-    GATE.store(0, Release);
 }
 
 fn is_excluded(budget: &Mapped) -> bool {
@@ -418,7 +416,7 @@ fn is_excluded(budget: &Mapped) -> bool {
             .is_some_and(|program| first_match(budget, Kind::Excludes, policy, program).is_some())
 }
 
-fn attach_by_socket() -> Option<Attachment> {
+fn attach_by_socket(apart: &Apart) -> Option<Attachment> {
     let path = SOCKET.get();
     if path.is_empty() {
         return None;
@@ -428,7 +426,7 @@ fn attach_by_socket() -> Option<Attachment> {
         *slot = byte as _;
     }
     let bytes = size_of::<libc::sa_family_t>() + path.len() + 1;
-    let directory = group::open_directory();
+    let directory = group::open_directory(apart);
     if directory < 0 {
         return None;
     }
@@ -542,7 +540,7 @@ fn open_budget_file() -> c_int {
 
 /// Copies the region's budget file into memory of our own, to be copied anew at every tick. Not where its sidecar is the
 /// one that we know already.
-fn attach_by_file() -> Option<Attachment> {
+fn attach_by_file(apart: &Apart) -> Option<Attachment> {
     if REGION.get().is_empty() {
         return None;
     }
@@ -560,7 +558,7 @@ fn attach_by_file() -> Option<Attachment> {
         let mapped = unsafe { Mapped::budget(at, bytes) };
         match (filled, mapped) {
             (Some(filled), Ok(budget)) if filled == bytes && known != Some(budget.generation().load(Relaxed)) => {
-                let container = own_row(&budget)?;
+                let container = own_row(apart, &budget)?;
                 Some(Attachment { budget, counters: None, container, copy_bytes: bytes })
             }
             _ => {
@@ -577,8 +575,8 @@ fn attach_by_file() -> Option<Attachment> {
 
 /// The row of this process's cgroup, by the inode of its directory; one beyond the end where the sidecar does not know
 /// it, so that the policy holds and the law is applied here.
-fn own_row(budget: &Mapped) -> Option<usize> {
-    let directory = group::open_directory();
+fn own_row(apart: &Apart, budget: &Mapped) -> Option<usize> {
+    let directory = group::open_directory(apart);
     let inode = sys::fstat(directory).map(|stat| stat.st_ino);
     if directory >= 0 {
         sys::close(directory);

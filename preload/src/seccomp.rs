@@ -8,9 +8,9 @@
 //! This is one of the modules that may say `unsafe`.
 
 use crate::sys::{self, raw};
-use crate::{flush, helper, hooks, process, region};
+use crate::{apart, flush, helper, hooks, process, region};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicU8, AtomicUsize};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
 use libc::{c_int, c_long};
 
 /// What a call is for.
@@ -24,7 +24,7 @@ enum For {
     Cachestat,
     /// The length of a vector that may be unreadable; the application is trusted instead, as libc does.
     Vectors,
-    /// The helper thread.
+    /// Threads of our own.
     Helper,
     /// The sidecar's socket.
     Socket,
@@ -38,6 +38,7 @@ const CALLS: &[(c_long, [isize; 6], For)] = &[
     (libc::SYS_tgkill, [-1, -1, 0, 0, 0, 0], For::All),
     (libc::SYS_clock_gettime, [-1, 0, 0, 0, 0, 0], For::All),
     (libc::SYS_nanosleep, [0; 6], For::All),
+    (libc::SYS_rt_sigprocmask, [-1, 0, 0, 0, 0, 0], For::All),
     (libc::SYS_fstat, [-1, 0, 0, 0, 0, 0], For::All),
     (libc::SYS_fstatfs, [-1, 0, 0, 0, 0, 0], For::All),
     (libc::SYS_fcntl, [-1, libc::F_GETFL as isize, 0, 0, 0, 0], For::All),
@@ -54,7 +55,6 @@ const CALLS: &[(c_long, [isize; 6], For)] = &[
     (sys::SYS_CACHESTAT as c_long, [-1, 0, 0, 0, 0, 0], For::Cachestat),
     (libc::SYS_process_vm_readv, [-1, 0, 0, 0, 0, 0], For::Vectors),
     (libc::SYS_clone, [libc::CLONE_THREAD as isize, 0, 0, 0, 0, 0], For::Helper),
-    (libc::SYS_rt_sigprocmask, [-1, 0, 0, 0, 0, 0], For::Helper),
     (libc::SYS_close_range, [1, 0, 0, 0, 0, 0], For::Helper),
     (libc::SYS_futex, [0, -1, 0, 0, 0, 0], For::Helper),
     (libc::SYS_fdatasync, [-1, 0, 0, 0, 0, 0], For::Helper),
@@ -78,6 +78,8 @@ const UNKNOWN: u8 = 0;
 const TRYING: u8 = 1;
 
 static STATE: AtomicU8 = AtomicU8::new(UNKNOWN);
+/// What a child has read.
+static FILTERED: AtomicBool = AtomicBool::new(false);
 /// The call that the child is at.
 static AT: AtomicUsize = AtomicUsize::new(0);
 const STACK_BYTES: usize = 16 << 10;
@@ -103,8 +105,32 @@ pub fn forbids() -> Option<Forbidden> {
     }
 }
 
-/// Is this process under a filter? What a dynamic program's loader does is all that is done here.
+/// Is this process under a filter?
 fn is_filtered() -> bool {
+    if process::has_one_thread() {
+        return reads_filtered();
+    }
+    // in a child, which has a descriptor table of its own: another thread may be about to get the number
+    let stack = sys::map_private(STACK_BYTES);
+    if stack.is_null() {
+        return reads_filtered();
+    }
+    // no handler of the application's runs in the child; whoever has threads may block signals
+    let signals = sys::block_signals();
+    // SAFETY: the stack is ours and free.
+    let has_read = unsafe { in_child(stack, read_filtered) };
+    sys::restore_signals(signals);
+    sys::unmap(stack, STACK_BYTES);
+    if has_read { FILTERED.load(Relaxed) } else { reads_filtered() }
+}
+
+extern "C" fn read_filtered() -> ! {
+    FILTERED.store(reads_filtered(), Relaxed);
+    apart::exit()
+}
+
+/// What a dynamic program's loader does is all that is done here.
+fn reads_filtered() -> bool {
     const NAME: &[u8] = b"\nSeccomp:\t";
     let fd = sys::open(c"/proc/self/status", libc::O_RDONLY);
     if fd < 0 {
@@ -135,13 +161,11 @@ fn try_all() -> Forbidden {
     AT.store(0, Relaxed);
     let mut forbidden = Forbidden::Nothing;
     while forbidden != Forbidden::All && AT.load(Relaxed) < CALLS.len() {
-        // SAFETY: the stack is ours and free, and the caller waits until the child has left it.
-        let child = unsafe { sys::clone_on(stack.add(STACK_BYTES), libc::CLONE_VM | libc::CLONE_VFORK, 0, try_calls) };
-        if child < 0 {
+        // SAFETY: the stack is ours and free.
+        if !unsafe { in_child(stack, try_calls) } {
             forbidden = Forbidden::All;
             break;
         }
-        while raw!(libc::SYS_wait4, child, 0, libc::__WALL, 0) == -(libc::EINTR as isize) {}
         // where it stopped short is what killed it
         if let Some(&(_, _, purpose)) = CALLS.get(AT.load(Relaxed)) {
             match purpose {
@@ -149,7 +173,10 @@ fn try_all() -> Forbidden {
                 For::Flushing => forbidden = Forbidden::Flushing,
                 For::Cachestat => flush::without_cachestat(),
                 For::Vectors => hooks::trust_vectors(),
-                For::Helper => helper::give_up(),
+                For::Helper => {
+                    helper::give_up();
+                    apart::give_up();
+                }
                 For::Socket => region::without_socket(),
             }
             AT.fetch_add(1, Relaxed);
@@ -157,6 +184,17 @@ fn try_all() -> Forbidden {
     }
     sys::unmap(stack, STACK_BYTES);
     forbidden
+}
+
+/// Calls `act` in a child that has this process's memory, and waits until it has gone. `false`: there can be none.
+///
+/// # Safety
+/// `stack` has [`STACK_BYTES`] that nobody else uses; `act` keeps to what [`sys::clone_on`] asks for.
+unsafe fn in_child(stack: *mut u8, act: extern "C" fn() -> !) -> bool {
+    // SAFETY: the caller's.
+    let child = unsafe { sys::clone_on(stack.add(STACK_BYTES), libc::CLONE_VM | libc::CLONE_VFORK, 0, act) };
+    while child > 0 && raw!(libc::SYS_wait4, child, 0, libc::__WALL, 0) == -(libc::EINTR as isize) {}
+    child > 0
 }
 
 /// In the child: makes each call, and says before which one it is.
@@ -170,9 +208,7 @@ extern "C" fn try_calls() -> ! {
         unsafe { sys::call(number as isize, arguments) };
         AT.fetch_add(1, Relaxed);
     }
-    loop {
-        raw!(libc::SYS_exit, 0);
-    }
+    apart::exit()
 }
 
 /// The application installs a filter by `call`, which is negative where that failed. What the filter allows is made for

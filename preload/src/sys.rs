@@ -3,6 +3,7 @@
 //!
 //! This is one of the modules that may say `unsafe`.
 
+use crate::apart;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicU64;
@@ -59,12 +60,22 @@ pub fn add_alone(word: &AtomicU64, value: u64) {
 /// Only where libc itself would set errno: in a hook, as its result.
 pub unsafe fn as_libc(result: isize) -> isize {
     if (-4095..0).contains(&result) {
-        // SAFETY: errno's address is always valid for the calling thread.
-        unsafe { *libc::__errno_location() = -result as c_int };
+        set_errno(-result as c_int);
         -1
     } else {
         result
     }
+}
+
+/// The application's errno, for calls that are made more than once in the place of one.
+pub fn errno() -> c_int {
+    // SAFETY: errno's address is always valid for the calling thread.
+    unsafe { *libc::__errno_location() }
+}
+
+pub fn set_errno(errno: c_int) {
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
 }
 
 pub fn getpid() -> i32 {
@@ -85,6 +96,21 @@ pub fn now_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     raw!(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut time);
     (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
+}
+
+/// Keeps signal handlers from running in this thread: what is done then cannot be left by siglongjmp. All but those that
+/// the thread itself causes, which the kernel would kill for. What was blocked before.
+pub fn block_signals() -> u64 {
+    const OWN: [c_int; 6] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
+    let mask = !OWN.iter().fold(0u64, |mask, signal| mask | 1 << (signal - 1));
+    let mut before = 0u64;
+    raw!(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, &raw const mask, &raw mut before, 8);
+    before
+}
+
+/// Undoes [`block_signals`].
+pub fn restore_signals(before: u64) {
+    raw!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const before, 0, 8);
 }
 
 /// Sleeps; a signal ends it early.
@@ -165,7 +191,15 @@ pub fn cachestat(fd: c_int, offset: u64, bytes: u64) -> Result<CacheStat, c_int>
 
 /// Opens by path, close-on-exec; negative is an error.
 pub fn open(path: &CStr, flags: c_int) -> c_int {
-    raw!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags | libc::O_CLOEXEC, 0) as c_int
+    made(raw!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags | libc::O_CLOEXEC, 0))
+}
+
+/// A descriptor, or the news that there is no room for one.
+fn made(fd: isize) -> c_int {
+    if fd == -(libc::EMFILE as isize) {
+        apart::crowded();
+    }
+    fd as c_int
 }
 
 pub fn close(fd: c_int) {
@@ -221,13 +255,27 @@ pub fn file_size_limit() -> u64 {
 /// Copies `count` vectors of the application without trusting its pointer. `Ok(None)`: the kernel would fault.
 pub fn read_iovec(from: *const libc::iovec, count: usize, to: &mut [libc::iovec; 64]) -> Result<Option<usize>, c_int> {
     let count = count.min(to.len());
-    let bytes = count * size_of::<libc::iovec>();
-    let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: bytes };
+    let read = read_memory(from.cast(), to.as_mut_ptr().cast(), count * size_of::<libc::iovec>())?;
+    Ok(read.then_some(count))
+}
+
+/// The offset that the application keeps there; `None` where the kernel would fault.
+pub fn read_offset(from: *const i64) -> Option<i64> {
+    let mut offset = 0i64;
+    match read_memory(from.cast(), (&raw mut offset).cast(), size_of::<i64>()) {
+        Ok(read) => read.then_some(offset),
+        // SAFETY: the kernel denies process_vm_readv (Docker's default profile does): trust the application, as libc.
+        Err(_) => Some(unsafe { from.read_unaligned() }),
+    }
+}
+
+/// Copies memory of the application's. `Ok(false)`: it is not all there.
+fn read_memory(from: *const u8, to: *mut u8, bytes: usize) -> Result<bool, c_int> {
+    let local = libc::iovec { iov_base: to.cast(), iov_len: bytes };
     let remote = libc::iovec { iov_base: from.cast_mut().cast(), iov_len: bytes };
-    let got = raw!(libc::SYS_process_vm_readv, getpid(), &raw const local, 1, &raw const remote, 1, 0);
-    match got {
-        got if got == bytes as isize => Ok(Some(count)),
-        got if got >= 0 || got == -(libc::EFAULT as isize) => Ok(None),
+    match raw!(libc::SYS_process_vm_readv, getpid(), &raw const local, 1, &raw const remote, 1, 0) {
+        got if got == bytes as isize => Ok(true),
+        got if got >= 0 || got == -(libc::EFAULT as isize) => Ok(false),
         error => Err(-error as c_int),
     }
 }
@@ -303,7 +351,7 @@ pub fn seals(fd: c_int) -> c_int {
 /// A Unix socket of packets, close-on-exec and non-blocking; negative is an error.
 pub fn packet_socket() -> c_int {
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    raw!(libc::SYS_socket, libc::AF_UNIX, kind, 0) as c_int
+    made(raw!(libc::SYS_socket, libc::AF_UNIX, kind, 0))
 }
 
 pub fn connect(fd: c_int, address: &libc::sockaddr_un, bytes: usize) -> isize {
@@ -315,7 +363,11 @@ pub fn send_message(fd: c_int, message: &libc::msghdr) -> isize {
 }
 
 pub fn receive_message(fd: c_int, message: &mut libc::msghdr) -> isize {
-    raw!(libc::SYS_recvmsg, fd, &raw mut *message, libc::MSG_CMSG_CLOEXEC)
+    let got = raw!(libc::SYS_recvmsg, fd, &raw mut *message, libc::MSG_CMSG_CLOEXEC);
+    if message.msg_flags & libc::MSG_CTRUNC != 0 {
+        apart::crowded(); // no room for the descriptors that came with it
+    }
+    got
 }
 
 /// Waits until the descriptor can be read, at most so long.

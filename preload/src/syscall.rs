@@ -146,11 +146,11 @@ unsafe extern "C" fn ours(nr: c_long, a: isize, b: isize, c: isize, d: isize, e:
             libc::SYS_writev => hooks::vectored(fd, b as _, c as c_int, as_is),
             libc::SYS_pwritev | libc::SYS_pwritev2 => hooks::vectored_at(fd, b as _, c as c_int, d as i64, as_is),
             libc::SYS_sendfile => {
-                pace::copying(fd, core::ptr::null(), d as usize, &mut |length| call(a, b, c, length as isize, e, f))
+                pace::sending(fd, b as c_int, c as _, d as usize, &mut |length| call(a, b, c, length as isize, e, f))
             }
-            libc::SYS_copy_file_range => {
-                pace::copying(c as c_int, d as _, e as usize, &mut |length| call(a, b, c, d, length as isize, f))
-            }
+            libc::SYS_copy_file_range => pace::copying(c as c_int, d as _, fd, b as _, e as usize, &mut |length| {
+                call(a, b, c, d, length as isize, f)
+            }),
             libc::SYS_splice => pace::splicing(c as c_int, d as _, e as usize, &mut || as_is()),
             libc::SYS_fallocate => hooks::resized(fd, as_is),
             libc::SYS_ftruncate => hooks::truncated(fd, b as i64, || as_is() as c_int) as isize,
