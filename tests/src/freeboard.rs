@@ -30,10 +30,21 @@ pub fn library() -> PathBuf {
 
 /// The same command under `freeboard run`, with a workload file where one is given.
 pub fn under(command: &Command, workload: Option<&Path>) -> Command {
+    under_with(command, workload, None)
+}
+
+/// The same with a workload file and, when it has ended, a report ([`reported`]).
+pub fn reporting(command: &Command, workload: &Path, report: &Path) -> Command {
+    under_with(command, Some(workload), Some(report))
+}
+
+fn under_with(command: &Command, workload: Option<&Path>, report: Option<&Path>) -> Command {
     let mut under = Command::new(program());
     under.args(["run", "--quiet"]);
-    if let Some(file) = workload {
-        under.arg("--config").arg(file);
+    for (flag, file) in [("--config", workload), ("--report", report)] {
+        if let Some(file) = file {
+            under.arg(flag).arg(file);
+        }
     }
     under.arg("--").arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
@@ -46,6 +57,13 @@ pub fn under(command: &Command, workload: Option<&Path>) -> Command {
         under.current_dir(dir);
     }
     under
+}
+
+/// A number in a report.
+pub fn reported(report: &Path, name: &str) -> f64 {
+    let text = fs::read_to_string(report).unwrap_or_else(|error| panic!("no report {}: {error}", report.display()));
+    let number = |line: &str| line.trim().strip_prefix(&format!("\"{name}\": "))?.trim_end_matches(',').parse().ok();
+    text.lines().find_map(number).unwrap_or_else(|| panic!("no number {name} in the report:\n{text}"))
 }
 
 /// A sidecar of its own, outside of any group of ours. Ends with this value.
