@@ -7,7 +7,7 @@
 
 use crate::flush::How;
 use crate::ledger::{self, word};
-use crate::{process, sys};
+use crate::{process, region, sys};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 use freeboard_budget::Mode;
@@ -297,17 +297,38 @@ impl File {
         }
     }
 
-    /// Takes off what a booked call did not write after all.
-    pub fn unbook(&self, bytes: u64, charge: u64) {
-        self.word.fetch_sub(word::of_part(bytes, charge), Relaxed);
+    /// Takes off what a booked call did not write after all. One that wrote nothing gives its whole charge back, so it is
+    /// counted elsewhere: the grant no longer bounds how many such calls there can be.
+    pub fn unbook(&self, bytes: u64, charge: u64, wrote_nothing: bool) {
+        if wrote_nothing {
+            self.word.fetch_sub(word::of_call(bytes, charge), Relaxed);
+            ledger::TOTALS.calls.fetch_add(1, Relaxed);
+        } else {
+            self.word.fetch_sub(word::of_part(bytes, charge), Relaxed);
+        }
     }
 
-    /// Counts what a call wrote that reserved its charge in the ledger itself.
-    pub fn settle(&self, bytes: u64, charge: u64) {
+    /// Counts what a call wrote that was charged beforehand.
+    pub fn count(&self, bytes: u64) {
         ledger::TOTALS.written_bytes.fetch_add(bytes, Relaxed);
         ledger::TOTALS.calls.fetch_add(1, Relaxed);
         self.current_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Adds to the current charge what the ledger has reserved.
+    pub fn owe(&self, charge: u64) {
         self.current.fetch_add(charge, Relaxed);
+    }
+
+    /// Takes so much off the current charge, or what there is of it; what was taken, which is the caller's to credit.
+    pub fn forgive(&self, charge: u64) -> u64 {
+        let before = self.current.fetch_update(Relaxed, Relaxed, |current| Some(current.saturating_sub(charge)));
+        before.unwrap_or(0).min(charge)
+    }
+
+    /// From here on a close may drop what it caches: what we appended; all of it where usage is over its target.
+    pub fn droppable_from(&self) -> u64 {
+        if region::is_over_target() { 0 } else { self.old_end().next_multiple_of(ledger::PAGE) }
     }
 
     /// Grants the small calls that follow some room of their own: what is missing to a chunk, or a quarter of one where
@@ -365,10 +386,9 @@ impl File {
         ledger::TOTALS.calls.fetch_add(account.calls, Relaxed);
         self.current_bytes.fetch_add(account.bytes as u64, Relaxed);
         if account.charged >= 0 {
-            self.current.fetch_add(account.charged as u64, Relaxed);
+            self.owe(account.charged as u64);
         } else {
-            let less = |current: u64| Some(current.saturating_sub(account.charged.unsigned_abs()));
-            let _ = self.current.fetch_update(Relaxed, Relaxed, less);
+            self.forgive(account.charged.unsigned_abs());
         }
         let unused = account.granted - account.charged;
         if unused >= 0 {
@@ -381,12 +401,6 @@ impl File {
     /// Charge that is in no chunk yet.
     pub fn current(&self) -> u64 {
         self.current.load(Relaxed)
-    }
-
-    /// Takes off what the kernel says is no longer dirty.
-    pub fn credit_current(&self, left: u64) {
-        let before = self.current.fetch_min(left, Relaxed);
-        ledger::credit(before.saturating_sub(left));
     }
 
     /// The range of the current charge: what positional calls touched, and where plain writes ended at `position`

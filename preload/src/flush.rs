@@ -131,15 +131,10 @@ pub fn measure(file: &File, fd: c_int, low: u64, high: u64) -> Option<sys::Cache
 /// Gives back the clean pages of a range that has been written, and of what lies before it and was kept until now: what
 /// we appended, or, where usage is over its target (`all`), anything.
 pub fn drop_range(file: &File, fd: c_int, low: u64, high: u64, all: bool) {
-    let start = if all && file.set_swept() {
-        0
-    } else if all {
-        low.min(file.kept_from())
-    } else {
-        low.min(file.kept_from()).max(file.old_end().next_multiple_of(ledger::PAGE))
-    };
+    let floor = if all { 0 } else { file.old_end().next_multiple_of(ledger::PAGE) };
+    let start = if all && file.set_swept() { 0 } else { low.min(file.kept_from()) };
     // a large folio is dropped as a whole or not at all
-    let start = if start > file.old_end() { start & !(STEP - 1) } else { start };
+    let start = (start & !(STEP - 1)).max(floor);
     // the tail page of a growing file stays
     let high = if high == u64::MAX { high } else { high & !(ledger::PAGE - 1) };
     if high <= start {

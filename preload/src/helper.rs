@@ -55,6 +55,8 @@ struct Job {
     fd: AtomicI32,
     key: AtomicU64,
     charge: AtomicU64,
+    /// First byte of what may be dropped.
+    from: AtomicU64,
     own_fd: AtomicI32,
     since_ns: AtomicU64,
 }
@@ -69,6 +71,7 @@ static TABLE: [Job; JOBS] = [const {
         fd: AtomicI32::new(0),
         key: AtomicU64::new(0),
         charge: AtomicU64::new(0),
+        from: AtomicU64::new(0),
         own_fd: AtomicI32::new(0),
         since_ns: AtomicU64::new(0),
     }
@@ -142,7 +145,8 @@ fn next() -> Option<&'static Job> {
 }
 
 fn post(fd: c_int, file: &'static File, charge: u64, sync: bool, stays: bool) -> bool {
-    if UNAVAILABLE.load(Relaxed) || !start() {
+    // opening a file again would break the application's lease on it
+    if UNAVAILABLE.load(Relaxed) || sys::has_lease(fd) || !start() {
         return false;
     }
     let Some(job) = next().filter(|job| job.state.compare_exchange(FREE, CLAIMED, AcqRel, Relaxed).is_ok()) else {
@@ -157,6 +161,7 @@ fn post(fd: c_int, file: &'static File, charge: u64, sync: bool, stays: bool) ->
     job.fd.store(fd, Relaxed);
     job.key.store(file.key(), Relaxed);
     job.charge.store(charge, Relaxed);
+    job.from.store(file.droppable_from(), Relaxed);
     job.since_ns.store(sys::now_ns(), Relaxed);
     job.state.store(POSTED, Release);
     ring();
@@ -172,7 +177,14 @@ fn post(fd: c_int, file: &'static File, charge: u64, sync: bool, stays: bool) ->
         }
         if sys::now_ns() > deadline {
             // not opened in time: take the job back, unless it was opened just now
-            return job.state.compare_exchange(POSTED, FREE, AcqRel, Acquire).is_err();
+            return match job.state.compare_exchange(POSTED, FREE, AcqRel, Acquire) {
+                Ok(_) => false,
+                Err(FAILED) => {
+                    job.state.store(FREE, Release);
+                    false
+                }
+                Err(_) => true,
+            };
         }
         wait(&job.state, POSTED, 2_000_000);
     }
@@ -271,6 +283,10 @@ fn leave() -> ! {
     for job in &TABLE {
         if job.state.compare_exchange(POSTED, FAILED, AcqRel, Relaxed).is_ok() {
             wake(&job.state);
+        } else if job.state.load(Acquire) == OPENED {
+            // dismissed: its descriptors go with the thread's table
+            settle(job);
+            job.state.store(FREE, Release);
         }
     }
     apart::exit()
@@ -314,9 +330,19 @@ fn finish(job: &Job, now: u64) -> bool {
         }
     }
     let before = sys::cachestat(fd, 0, 0).unwrap_or_default().cached;
-    sys::drop_cache(fd, 0, 0);
+    sys::drop_cache(fd, job.from.load(Relaxed), 0);
     let after = sys::cachestat(fd, 0, 0).unwrap_or_default().cached;
     ledger::TOTALS.dropped_bytes.fetch_add(before.saturating_sub(after).saturating_mul(ledger::PAGE), Relaxed);
+    settle(job);
+    ledger::TOTALS.confirmed_bytes.fetch_add(charge, Relaxed);
+    sys::close(fd);
+    job.state.store(FREE, Release);
+    true
+}
+
+/// Takes a job's charge off.
+fn settle(job: &Job) {
+    let charge = job.charge.load(Relaxed);
     // SAFETY: the pointer is null or came from a `&'static File`.
     match unsafe { job.file.load(Relaxed).as_ref() } {
         Some(file) => {
@@ -326,10 +352,6 @@ fn finish(job: &Job, now: u64) -> bool {
         }
         None => ledger::credit(charge),
     }
-    ledger::TOTALS.confirmed_bytes.fetch_add(charge, Relaxed);
-    sys::close(fd);
-    job.state.store(FREE, Release);
-    true
 }
 
 /// Opens the file behind the application's descriptor anew: for reading, or for writing where it may not be read.

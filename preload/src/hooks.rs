@@ -5,87 +5,18 @@
 //! variadic integer argument travels as a named one does, and one that is not there is not looked at.
 
 use crate::real::interpose;
-use crate::{descriptors, pace, process, seccomp, sys};
+use crate::{descriptors, pace, process, seccomp};
 use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
-use core::sync::atomic::AtomicBool;
-use core::sync::atomic::Ordering::Relaxed;
-use libc::{iovec, mode_t, off_t, size_t, ssize_t};
+use libc::{iovec, mode_t, off_t, pid_t, size_t, ssize_t};
 
-/// The length of an application's vectors, or `None` where the kernel would fault on them.
-unsafe fn length(vectors: *const iovec, count: c_int) -> Option<usize> {
-    let count = usize::try_from(count).ok()?;
-    let mut total = 0usize;
-    let mut done = 0;
-    let mut copy = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 64];
-    while done < count && !VECTORS_ARE_TRUSTED.load(Relaxed) {
-        // SAFETY: only an address is computed; it is read through the kernel.
-        let from = unsafe { vectors.add(done) };
-        match sys::read_iovec(from, count - done, &mut copy) {
-            Ok(Some(got)) => {
-                for vector in copy.iter().take(got) {
-                    total = total.saturating_add(vector.iov_len);
-                }
-                done += got;
-            }
-            Ok(None) => return None,
-            Err(_) => trust_vectors(),
-        }
-    }
-    for index in done..count {
-        // SAFETY: the application promised `count` vectors, and the kernel denies us a look that asks it first.
-        total = total.saturating_add(unsafe { (*vectors.add(index)).iov_len });
-    }
-    Some(total)
+/// A vector at an offset; a negative one is pwritev2's way of saying "at the file's own".
+pub fn vectored_at(fd: c_int, offset: off_t, call: impl Fn() -> ssize_t + Copy) -> ssize_t {
+    pace::vectored(fd, u64::try_from(offset).ok(), call)
 }
 
-/// process_vm_readv is denied (Docker's default profile does so).
-static VECTORS_ARE_TRUSTED: AtomicBool = AtomicBool::new(false);
-
-/// Vectors are read as libc reads them: without asking the kernel whether they can be.
-pub fn trust_vectors() {
-    VECTORS_ARE_TRUSTED.store(true, Relaxed);
-}
-
-pub unsafe fn vectored(fd: c_int, vectors: *const iovec, count: c_int, call: impl Fn() -> ssize_t + Copy) -> ssize_t {
-    let entry = descriptors::get(fd);
-    if entry.is_aside() {
-        return call();
-    }
-    if let Some(wrote) = entry.file().and_then(|file| pace::unmeasured(file, None, call)) {
-        return wrote;
-    }
-    // SAFETY: the caller's.
-    match unsafe { length(vectors, count) } {
-        Some(bytes) => pace::plain(fd, bytes, call),
-        None => call(),
-    }
-}
-
-pub unsafe fn vectored_at(
-    fd: c_int,
-    vectors: *const iovec,
-    count: c_int,
-    offset: off_t,
-    call: impl Fn() -> ssize_t + Copy,
-) -> ssize_t {
-    if offset < 0 {
-        // pwritev2's way of saying "at the file's own offset"
-        // SAFETY: the caller's.
-        return unsafe { vectored(fd, vectors, count, call) };
-    }
-    let entry = descriptors::get(fd);
-    if entry.is_aside() {
-        return call();
-    }
-    if let Some(wrote) = entry.file().and_then(|file| pace::unmeasured(file, Some(offset as u64), call)) {
-        return wrote;
-    }
-    // SAFETY: the caller's.
-    match unsafe { length(vectors, count) } {
-        // a vector is not taken apart: one piece, paced before and after
-        Some(bytes) => pace::positional_whole(fd, offset, bytes, &call),
-        None => call(),
-    }
+/// The same with flags, of which one makes the offset void.
+pub fn vectored_with(fd: c_int, offset: off_t, flags: c_int, call: impl Fn() -> ssize_t + Copy) -> ssize_t {
+    vectored_at(fd, if flags & libc::RWF_APPEND != 0 { -1 } else { offset }, call)
 }
 
 pub fn close_with(fd: c_int, call: impl FnOnce() -> c_int) -> c_int {
@@ -200,22 +131,22 @@ interpose! {
             next::__pwrite64(fd, buffer.byte_add(done), length, offset + done as off_t)
         });
     fn writev(fd: c_int, vectors: *const iovec, count: c_int) -> ssize_t
-        | libc::SYS_writev, [fd, vectors, count] => vectored(fd, vectors, count, move || next::writev(fd, vectors, count));
+        | libc::SYS_writev, [fd, vectors, count] => pace::vectored(fd, None, move || next::writev(fd, vectors, count));
     fn pwritev(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t) -> ssize_t
         | libc::SYS_pwritev, [fd, vectors, count, offset] => {
-            vectored_at(fd, vectors, count, offset, move || next::pwritev(fd, vectors, count, offset))
+            vectored_at(fd, offset, move || next::pwritev(fd, vectors, count, offset))
         };
     fn pwritev64(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t) -> ssize_t
         | libc::SYS_pwritev, [fd, vectors, count, offset] => {
-            vectored_at(fd, vectors, count, offset, move || next::pwritev64(fd, vectors, count, offset))
+            vectored_at(fd, offset, move || next::pwritev64(fd, vectors, count, offset))
         };
     fn pwritev2(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t
         | libc::SYS_pwritev2, [fd, vectors, count, offset, 0, flags] => {
-            vectored_at(fd, vectors, count, offset, move || next::pwritev2(fd, vectors, count, offset, flags))
+            vectored_with(fd, offset, flags, move || next::pwritev2(fd, vectors, count, offset, flags))
         };
     fn pwritev64v2(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t
         | libc::SYS_pwritev2, [fd, vectors, count, offset, 0, flags] => {
-            vectored_at(fd, vectors, count, offset, move || next::pwritev64v2(fd, vectors, count, offset, flags))
+            vectored_with(fd, offset, flags, move || next::pwritev64v2(fd, vectors, count, offset, flags))
         };
     fn sendfile(to: c_int, from: c_int, offset: *mut off_t, bytes: size_t) -> ssize_t
         | libc::SYS_sendfile, [to, from, offset, bytes] => {
@@ -293,6 +224,12 @@ interpose! {
     fn lseek64(fd: c_int, offset: off_t, whence: c_int) -> off_t
         | libc::SYS_lseek, [fd, offset, whence] => moved_unless_asked(fd, offset, whence, next::lseek64(fd, offset, whence));
 
+    // what makes a process
+    fn fork() -> pid_t
+        | libc::SYS_clone, [libc::SIGCHLD, 0, 0, 0, 0] => forked(next::fork());
+    fn __fork() -> pid_t
+        | libc::SYS_clone, [libc::SIGCHLD, 0, 0, 0, 0] => forked(next::__fork());
+
     // what forbids system calls
     fn prctl(option: c_int, a: c_long, b: c_long, c: c_long, d: c_long) -> c_int
         | libc::SYS_prctl, [option, a, b, c, d] => {
@@ -306,6 +243,14 @@ interpose! {
             crate::finish();
             next::_exit(status)
         };
+}
+
+/// In a child, at once: it must not use up what its parent's files were granted.
+fn forked(result: pid_t) -> pid_t {
+    if result == 0 {
+        process::is_ours();
+    }
+    result
 }
 
 /// `lseek(fd, 0, SEEK_CUR)` only asks.

@@ -1,8 +1,8 @@
 //! What the process owes the disk, and what it has done so far: a handful of atomics.
 //!
 //! The ledger counts what is *owed*, not what was written. Bytes are reserved before the call that writes them is
-//! issued, whatever the number of threads, so the sum stays inside the window by construction; they are taken off when
-//! the kernel says that they are on disk. Charges are whole pages, because a dirty page is what the kernel counts.
+//! issued, by that call or in advance for a file (a grant), whatever the number of threads, so the sum stays inside the
+//! window by construction; they are taken off when the kernel says that they are on disk. Charges are whole pages, because a dirty page is what the kernel counts.
 
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;

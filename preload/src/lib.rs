@@ -1,10 +1,10 @@
 //! `libfreeboard.so`: injected with LD_PRELOAD, it paces what an unmodified program writes, so that page cache that is
 //! not yet on disk never fills the container's memory limit.
 //!
-//! What the process does is in one table, [`hooks`]. A call that writes reserves its bytes in the [`ledger`], goes to
-//! the function behind ours ([`real`]), and is booked; that is the hot path: a load, a compare and two additions. When a
-//! chunk is full, or the window is, the slow path ([`pace`]) looks at the kernel's truth, sends pages to the disk
-//! ([`flush`]) and waits, if it must, for the oldest of them.
+//! What the process does is in one table, [`hooks`]. A call that writes takes its pages from what its file was granted
+//! ([`files`]) and goes to the function behind ours ([`real`]); that is the hot path: two loads, a compare and an addition.
+//! When the grant is used up, the slow path ([`pace`]) asks the [`ledger`] for another; when a chunk is full, or the window
+//! is, it looks at the kernel's truth, sends pages to the disk ([`flush`]) and waits, if it must, for the oldest of them.
 //!
 //! | module | job |
 //! | --- | --- |
@@ -13,7 +13,7 @@
 //! | [`real`], [`elf`] | the functions behind them, and how they are found |
 //! | [`descriptors`] | what each descriptor is |
 //! | [`files`] | what each file owes, chunk by chunk |
-//! | [`ledger`] | what the process owes: reserve, settle, credit |
+//! | [`ledger`] | what the process owes, and what a file's word says |
 //! | [`pace`] | the slow path: look, send, wait |
 //! | [`flush`] | how, by filesystem |
 //! | [`apart`] | a thread with a descriptor table of its own, for the length of one errand |
@@ -60,6 +60,9 @@ fn start() {
     // first of all, whatever else the environment says; the gates then stay shut, and every call goes through
     // SAFETY: the environment of a process that is still starting; the name is a C string.
     let is_disabled = unsafe { !libc::getenv(c"FREEBOARD_DISABLED".as_ptr()).is_null() };
+    // a setuid program, where somebody has put us into /etc/ld.so.preload
+    // SAFETY: takes a number.
+    let is_disabled = is_disabled || unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
     elf::visit(|object, is_after_ours| {
         process::resolve(object);
         if is_after_ours {

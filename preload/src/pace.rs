@@ -14,9 +14,9 @@ use crate::files::{self, File};
 use crate::flush::{self, How};
 use crate::ledger::{self, TOTALS};
 use crate::{apart, group, helper, process, region, sys};
+use core::sync::atomic::AtomicI32;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicI32};
 use freeboard_budget::Mode;
 use freeboard_budget::law::{COUNTER_LAG, MIN_WINDOW};
 use freeboard_budget::layout::Aside;
@@ -46,7 +46,6 @@ const LOOK_BYTES: u64 = 8 << 20;
 
 static PACE: AtomicU64 = AtomicU64::new(0);
 static HOLDING: AtomicI32 = AtomicI32::new(0);
-static STALLED: AtomicBool = AtomicBool::new(false);
 static CLOSES: AtomicU64 = AtomicU64::new(0);
 /// What the process had written when it looked last.
 static LOOKED_AT_BYTES: AtomicU64 = AtomicU64::new(0);
@@ -99,7 +98,6 @@ pub fn reset() {
     PACE.store(0, Relaxed);
     HOLDING.store(0, Relaxed);
     FIRST_BEGAN.store(0, Relaxed);
-    STALLED.store(false, Relaxed);
     CLOSES.store(0, Relaxed);
     LOOKED_AT_BYTES.store(0, Relaxed);
 }
@@ -149,32 +147,56 @@ pub fn positional(fd: c_int, offset: i64, bytes: usize, call: impl Fn(usize, usi
     positional_slowly(fd, offset, bytes, call)
 }
 
-/// A call whose length stands in memory of the application's, which only the kernel may read unharmed: it is booked
-/// afterwards, where the file's grant has room for as much as any small call can bring. `None`: not made.
+/// A call whose length stands in memory of the application's, which only the kernel may read unharmed: what it brings is
+/// booked afterwards. `offset`: where it writes, if that is not the file's own place. Never taken apart.
 #[inline(always)]
-pub fn unmeasured(file: &'static File, offset: Option<u64>, call: impl Fn() -> isize) -> Option<isize> {
-    if !file.has_granted(ledger::SMALL as u64) {
-        return None;
+pub fn vectored(fd: c_int, offset: Option<u64>, call: impl Fn() -> isize + Copy) -> isize {
+    let entry = descriptors::get(fd);
+    if entry.is_aside() {
+        return call();
     }
+    // the grant has room for as much as any small call can bring
+    if let Some(file) = entry.file()
+        && file.has_granted(ledger::SMALL as u64)
+    {
+        let wrote = call();
+        let (bytes, charge) = touched(file, offset, wrote);
+        if is_small(bytes) {
+            file.book_anyway(bytes as u64, charge);
+        } else {
+            settle(file, fd, 0, wrote, charge);
+        }
+        return wrote;
+    }
+    vectored_slowly(fd, offset, call)
+}
+
+#[cold]
+#[inline(never)]
+fn vectored_slowly(fd: c_int, offset: Option<u64>, call: impl Fn() -> isize) -> isize {
+    let Some(file) = tracked(fd) else { return call() };
+    let reserved = ledger::charge(ledger::SMALL.min(ledger::window() as usize / 4));
+    admit(file, fd, reserved);
     let wrote = call();
-    let bytes = wrote.max(0) as u64;
-    let charge = match offset {
+    let (_, charge) = touched(file, offset, wrote);
+    settle(file, fd, reserved, wrote, charge);
+    file.grant();
+    wrote
+}
+
+/// Notes where a call wrote; its bytes and their charge.
+fn touched(file: &File, offset: Option<u64>, wrote: isize) -> (usize, u64) {
+    let bytes = wrote.max(0) as usize;
+    match offset {
         Some(offset) => {
-            file.touch(offset, bytes);
-            ledger::charge_at(offset, bytes as usize)
+            file.touch(offset, bytes as u64);
+            (bytes, ledger::charge_at(offset, bytes))
         }
         None => {
             file.touch_plain();
-            ledger::charge(bytes as usize)
+            (bytes, ledger::charge(bytes))
         }
-    };
-    if is_small(bytes as usize) {
-        file.book_anyway(bytes, charge);
-    } else {
-        ledger::reserve_anyway(charge);
-        file.settle(bytes, charge);
     }
-    Some(wrote)
 }
 
 /// A call that the hot path takes; not one of no bytes at all.
@@ -188,7 +210,7 @@ const fn is_small(bytes: usize) -> bool {
 fn fell_short(file: &'static File, offset: u64, wanted: usize, wrote: isize) {
     let wrote = wrote.max(0) as usize;
     let charge = ledger::charge_at(offset, wanted).saturating_sub(ledger::charge_at(offset, wrote));
-    file.unbook(wanted.saturating_sub(wrote) as u64, charge);
+    file.unbook(wanted.saturating_sub(wrote) as u64, charge, wrote == 0);
 }
 
 // The slow ways take their closures by value, so that what they capture is put together only where it is needed.
@@ -253,30 +275,16 @@ fn in_pieces(fd: c_int, offset: i64, bytes: usize, call: &dyn Fn(usize, usize) -
     }
 }
 
-/// A vector of `bytes` at `offset`: as [`positional`], but always in one piece.
-pub fn positional_whole(fd: c_int, offset: i64, bytes: usize, call: &dyn Fn() -> isize) -> isize {
-    let Some(file) = tracked(fd) else { return call() };
-    let offset = offset.max(0) as u64;
-    let charge = ledger::charge_at(offset, bytes);
-    admit(file, fd, charge);
-    file.touch(offset, bytes as u64);
-    let wrote = call();
-    settle(file, fd, charge, wrote, ledger::charge_at(offset, wrote.max(0) as usize));
-    if is_small(bytes) {
-        file.grant();
-    }
-    wrote
-}
-
-/// Books what a call has written that reserved its charge, and waits where that is more than the window.
+/// Books what a call has written that was admitted, and waits where that is more than the window.
 fn settle(file: &'static File, fd: c_int, reserved: u64, wrote: isize, charge: u64) {
+    file.harvest();
     if charge > reserved {
         ledger::reserve_anyway(charge - reserved);
+        file.owe(charge - reserved);
     } else {
-        ledger::credit(reserved - charge);
+        ledger::credit(file.forgive(reserved - charge));
     }
-    file.harvest();
-    file.settle(wrote.max(0) as u64, charge);
+    file.count(wrote.max(0) as u64);
     let since = TOTALS.written_bytes.load(Relaxed).wrapping_sub(LOOKED_AT_BYTES.load(Relaxed));
     if file.current() >= ledger::chunk() || since >= LOOK_BYTES {
         look_after(file, fd);
@@ -462,8 +470,14 @@ fn look_after(file: &'static File, fd: c_int) {
     }
 }
 
-/// Reserves a charge, and waits for the disk where the window has no room.
+/// Reserves a charge, and waits for the disk where the window has no room. It is the file's from here on, so that a call
+/// which is left in the middle (a cancelled thread, siglongjmp) owes nothing that a look at the file would not mend.
 fn admit(file: &'static File, fd: c_int, charge: u64) {
+    reserve(file, fd, charge);
+    file.owe(charge);
+}
+
+fn reserve(file: &'static File, fd: c_int, charge: u64) {
     if ledger::reserve(charge) {
         return;
     }
@@ -531,10 +545,9 @@ fn hold(file: &'static File, fd: c_int, mut enough: impl FnMut() -> bool) -> boo
         let confirmed = TOTALS.confirmed_bytes.load(Relaxed);
         if confirmed != progress.0 {
             progress = (confirmed, now);
-            STALLED.store(false, Relaxed);
-        } else if STALLED.load(Relaxed) || now.wrapping_sub(progress.1) > region::max_stall_ns() {
-            STALLED.store(true, Relaxed);
+        } else if now.wrapping_sub(progress.1) > region::max_stall_ns() {
             ledger::aside(Aside::Stalled);
+            forget_debts();
             break false;
         }
         if !holding {
@@ -556,6 +569,17 @@ fn hold(file: &'static File, fd: c_int, mut enough: impl FnMut() -> bool) -> boo
         TOTALS.dev.store(file.dev(), Relaxed);
     }
     result
+}
+
+/// The disk makes no progress: what it owes us is not waited for any more, and no other disk's writers either.
+fn forget_debts() {
+    if let Turn::Mine(mine) = take() {
+        for file in files::all() {
+            ledger::credit(file.take_all());
+        }
+        ledger::credit(files::closed().swap(0, Relaxed));
+        give(mine);
+    }
 }
 
 /// Held calls get room in the order in which they came: the word is the time at which the longest waiting one began.
@@ -638,7 +662,7 @@ fn look_at_all(caller: Option<(&'static File, c_int)>) {
 /// also what is less than a chunk goes where nothing else of the file is on its way.
 fn advance(file: &'static File, fd: c_int, pressed: bool) {
     if file.mode() == Mode::Observe {
-        file.credit_current(0);
+        ledger::credit(file.forgive(u64::MAX));
         return;
     }
     let current = file.current();
@@ -653,7 +677,7 @@ fn advance(file: &'static File, fd: c_int, pressed: bool) {
         if let Some(stat) = flush::measure(file, fd, low, high) {
             let unwritten = (stat.dirty + stat.writeback).saturating_mul(ledger::PAGE);
             if unwritten < current / 2 && file.how() == How::Ranges {
-                file.credit_current(unwritten);
+                ledger::credit(file.forgive(current.saturating_sub(unwritten)));
                 return;
             }
         }
@@ -701,8 +725,11 @@ fn confirm(file: &'static File, fd: c_int) {
                 let Some(stat) = flush::measure(file, fd, low, high) else { return };
                 let left = (stat.dirty + stat.writeback).saturating_mul(ledger::PAGE);
                 if stat.writeback > 0 || stat.dirty > EDGE_PAGES {
-                    let before = chunk.charge.fetch_min(left, Relaxed);
-                    arrived(before.saturating_sub(left));
+                    // not below what others have added to it since
+                    let _ = chunk
+                        .charge
+                        .fetch_update(Relaxed, Relaxed, |now| Some(now.saturating_sub(charge.saturating_sub(left))));
+                    arrived(charge.saturating_sub(left));
                     if stat.writeback > 0 {
                         return;
                     }
@@ -816,7 +843,7 @@ pub fn before_close(fd: c_int, entry: Entry) {
         if region::is_crowded() && TOTALS.written_bytes.load(Relaxed) < MIN_WINDOW {
             hold_until_clean(file, fd);
         }
-    } else if CLOSES.fetch_add(1, Relaxed) >= CLOSES_BEFORE_HELPER {
+    } else if CLOSES.fetch_add(1, Relaxed) >= CLOSES_BEFORE_HELPER && !sys::has_lease(fd) {
         let charge = file.take_all();
         let mut kept = false;
         // the helper has room for so many: when it is full, the disk is the slow one
@@ -827,7 +854,7 @@ pub fn before_close(fd: c_int, entry: Entry) {
         if !kept {
             files::closed().fetch_add(charge, Relaxed);
             hold_until_clean(file, fd);
-            sys::drop_cache(fd, 0, 0);
+            sys::drop_cache(fd, file.droppable_from(), 0);
         }
     }
 }

@@ -67,6 +67,7 @@ pub fn has_one_thread() -> bool {
 
 /// Opens them again.
 pub fn reopen() {
+    region::reopen();
     READY.store(true, Release);
 }
 

@@ -30,6 +30,8 @@ const ATTACHMENTS: usize = 64;
 const FILE_BYTES_MAX: usize = 4 << 20;
 /// Longest wait for the sidecar's answer.
 const ANSWER_MS: u64 = 200;
+/// Time until a sidecar is asked again that did not answer.
+const UNANSWERED_NS: u64 = 10_000_000_000;
 /// A process that did not write for this many ticks is no writer.
 const ACTIVE_TICKS: u64 = 10;
 /// The window of `mode = "always"` where the workload file gives none, in bytes.
@@ -264,7 +266,7 @@ pub fn refresh() {
         is_live(&attachment, now) && (attachment.counters.is_some() || SOCKET.get().is_empty())
     };
     let has_place = !SOCKET.get().is_empty() || !REGION.get().is_empty();
-    let is_due = now.wrapping_sub(TRIED_AT.load(Relaxed)) > STALE_MS * 1_000_000;
+    let is_due = now.saturating_sub(TRIED_AT.load(Relaxed)) > STALE_MS * 1_000_000;
     if has_place && is_due && !attachment.is_some_and(is_settled) {
         apart::run(|apart| attach(apart, now));
         attachment = current();
@@ -295,7 +297,7 @@ pub fn refresh() {
     let configured = policy().map_or(0, |policy| policy.window_bytes.load(Relaxed));
     let is_always = mode == Mode::Always || ALWAYS.load(Relaxed);
     let configured = if is_always && configured == 0 { ALWAYS_WINDOW } else { configured };
-    let others = attachment.and_then(|attachment| attachment.counters).map_or(slots::Others::default(), |counters| {
+    let others = attachment.and_then(|attachment| attachment.counters).map_or_else(others_unseen, |counters| {
         slots::others(&counters, SLOT.load(Relaxed), LAST_TICK.load(Relaxed), ACTIVE_TICKS)
     });
     if allowed == u64::MAX && configured == 0 && ledger::window() != u64::MAX {
@@ -303,6 +305,11 @@ pub fn refresh() {
     }
     ledger::set_share(law::share(allowed, unowned, others.writers + 1, others.owed_bytes, speed, configured));
     notice_policy();
+}
+
+/// Without shared counters nobody says who else writes: what the group has unwritten and we do not owe is theirs.
+fn others_unseen() -> slots::Others {
+    slots::Others { writers: 0, owed_bytes: UNWRITTEN.load(Relaxed).saturating_sub(ledger::owed()) }
 }
 
 /// The law, from the process's own cgroup; at most every 20 ms. What is allowed.
@@ -324,7 +331,7 @@ fn judge_own(now: u64) -> u64 {
     verdict.allowed
 }
 
-/// Has the heartbeat moved within the last second?
+/// Has the heartbeat moved within [`STALE_MS`]?
 fn is_live(attachment: &Attachment, now: u64) -> bool {
     if attachment.counters.is_none() && now.wrapping_sub(COPIED_AT.load(Relaxed)) > layout::TICK_MS * 1_000_000 {
         COPIED_AT.store(now, Relaxed);
@@ -376,6 +383,11 @@ pub fn end() {
     {
         slot.end(NONCE.load(Relaxed));
     }
+}
+
+/// The process goes on after all, in a row of its own again.
+pub fn reopen() {
+    NONCE.store(0, Relaxed);
 }
 
 fn claim_slot(counters: &Mapped, container: usize) {
@@ -466,7 +478,12 @@ fn introduce(socket: c_int, directory: c_int) -> Option<Attachment> {
         (*header).cmsg_len = libc::CMSG_LEN(size_of::<c_int>() as u32) as usize;
         libc::CMSG_DATA(header).cast::<c_int>().write_unaligned(directory);
     }
-    if sys::send_message(socket, &message) != size_of::<Hello>() as isize || !sys::wait_readable(socket, ANSWER_MS) {
+    if sys::send_message(socket, &message) != size_of::<Hello>() as isize {
+        return None;
+    }
+    if !sys::wait_readable(socket, ANSWER_MS) {
+        // it is stopped: each try would hold a write back for nothing
+        TRIED_AT.store(sys::now_ns().saturating_add(UNANSWERED_NS), Relaxed);
         return None;
     }
     let mut welcome = Welcome { magic: 0, status: u32::MAX, container: 0 };
@@ -533,7 +550,7 @@ fn open_budget_file() -> c_int {
         *slot = byte;
     }
     match CStr::from_bytes_until_nul(&path) {
-        Ok(path) => sys::open(path, libc::O_RDONLY),
+        Ok(path) => sys::open(path, libc::O_RDONLY | libc::O_NONBLOCK),
         Err(_) => -1,
     }
 }

@@ -8,7 +8,7 @@
 //! This is one of the modules that may say `unsafe`.
 
 use crate::sys::{self, raw};
-use crate::{apart, flush, helper, hooks, process, region};
+use crate::{apart, flush, helper, process, region};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
 use libc::{c_int, c_long};
@@ -22,8 +22,8 @@ enum For {
     Flushing,
     /// Looking at page cache; the group's counters do instead.
     Cachestat,
-    /// The length of a vector that may be unreadable; the application is trusted instead, as libc does.
-    Vectors,
+    /// An offset that the application keeps; it is trusted instead, as libc does.
+    Memory,
     /// Threads of our own.
     Helper,
     /// The sidecar's socket.
@@ -53,7 +53,7 @@ const CALLS: &[(c_long, [isize; 6], For)] = &[
     (libc::SYS_munmap, [1, 0, 0, 0, 0, 0], For::All),
     (libc::SYS_getrandom, [0; 6], For::All),
     (sys::SYS_CACHESTAT as c_long, [-1, 0, 0, 0, 0, 0], For::Cachestat),
-    (libc::SYS_process_vm_readv, [-1, 0, 0, 0, 0, 0], For::Vectors),
+    (libc::SYS_process_vm_readv, [-1, 0, 0, 0, 0, 0], For::Memory),
     (libc::SYS_clone, [libc::CLONE_THREAD as isize, 0, 0, 0, 0, 0], For::Helper),
     (libc::SYS_close_range, [1, 0, 0, 0, 0, 0], For::Helper),
     (libc::SYS_futex, [0, -1, 0, 0, 0, 0], For::Helper),
@@ -172,7 +172,7 @@ fn try_all() -> Forbidden {
                 For::All => forbidden = Forbidden::All,
                 For::Flushing => forbidden = Forbidden::Flushing,
                 For::Cachestat => flush::without_cachestat(),
-                For::Vectors => hooks::trust_vectors(),
+                For::Memory => sys::trust_memory(),
                 For::Helper => {
                     helper::give_up();
                     apart::give_up();

@@ -1,6 +1,6 @@
 //! stdio: fwrite, fprintf, puts, and every program that writes through them (sort, sed, awk, shells, pg_dump). glibc's
-//! own calls of write and close there cannot be interposed, but they go through two tables of function pointers, one
-//! for narrow and one for wide streams. We put ours into the tables' write and close entries: data, not code, one
+//! own calls of write, lseek and close there cannot be interposed, but they go through two tables of function pointers, one
+//! for narrow and one for wide streams. We put ours into the tables' write, seek and close entries: data, not code, one
 //! pointer-sized store each.
 //!
 //! Only where everything looks as it must: the tables exist (glibc), and the entries hold the very functions that glibc
@@ -16,38 +16,45 @@ use crate::{hooks, pace};
 use core::ffi::{CStr, c_int, c_void};
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::{Relaxed, Release};
-use libc::ssize_t;
+use libc::{off_t, ssize_t};
 
 type Write = unsafe extern "C" fn(*mut c_void, *const c_void, ssize_t) -> ssize_t;
+type Seek = unsafe extern "C" fn(*mut c_void, off_t, c_int) -> off_t;
 type Close = unsafe extern "C" fn(*mut c_void) -> c_int;
 
 /// Entries of `struct _IO_jump_t`, in words.
 const WRITE_ENTRY: usize = 15;
+const SEEK_ENTRY: usize = 16;
 const CLOSE_ENTRY: usize = 17;
 /// Offset of `_fileno` in `struct _IO_FILE` on 64-bit machines, in bytes.
 const FILENO: usize = 112;
 
 /// glibc's own `_IO_file_write` and `_IO_file_close`.
 static NEXT_WRITE: AtomicUsize = AtomicUsize::new(0);
+static NEXT_SEEK: AtomicUsize = AtomicUsize::new(0);
 static NEXT_CLOSE: AtomicUsize = AtomicUsize::new(0);
 
 /// Changes the tables, if this is the object that has them. Once, from the constructor, while the process has one
 /// thread.
 pub fn change(object: &Object) {
-    let (Some(write), Some(close)) = (object.symbol(c"_IO_file_write"), object.symbol(c"_IO_file_close")) else {
+    let function = |name| object.symbol(name).unwrap_or(0);
+    let theirs = [function(c"_IO_file_write"), function(c"_IO_file_seek"), function(c"_IO_file_close")];
+    let [write, seek, close] = theirs;
+    if theirs.contains(&0) {
         return;
-    };
+    }
     if is_off() {
         return;
     }
     NEXT_WRITE.store(write, Relaxed);
+    NEXT_SEEK.store(seek, Relaxed);
     NEXT_CLOSE.store(close, Relaxed);
     for name in [c"_IO_file_jumps", c"_IO_wfile_jumps"] {
         if let Some(table) = object.symbol(name)
             && let Some(is_readonly) = object.segment(table + CLOSE_ENTRY * size_of::<usize>())
         {
             // SAFETY: a table of glibc's that is longer than the entries used; checked there before it is changed.
-            unsafe { change_table(table as *const AtomicUsize, write, close, is_readonly) };
+            unsafe { change_table(table as *const AtomicUsize, theirs, is_readonly) };
         }
     }
 }
@@ -65,17 +72,19 @@ fn is_off() -> bool {
 ///
 /// # Safety
 /// `table` is the address of a `struct _IO_jump_t`; `is_readonly`: it lies in memory that is.
-unsafe fn change_table(table: *const AtomicUsize, write: usize, close: usize, is_readonly: bool) {
-    // SAFETY: the caller's: both entries lie in the table.
-    let (write_entry, close_entry) = unsafe { (&*table.add(WRITE_ENTRY), &*table.add(CLOSE_ENTRY)) };
-    if write_entry.load(Relaxed) != write || close_entry.load(Relaxed) != close {
+unsafe fn change_table(table: *const AtomicUsize, theirs: [usize; 3], is_readonly: bool) {
+    // SAFETY: the caller's: the entries lie in the table.
+    let entries = unsafe { [WRITE_ENTRY, SEEK_ENTRY, CLOSE_ENTRY].map(|entry| &*table.add(entry)) };
+    if entries.map(|entry| entry.load(Relaxed)) != theirs {
         return;
     }
+    let [write_entry, seek_entry, close_entry] = entries;
     let page = core::ptr::from_ref(write_entry) as usize & !4095;
     let bytes = core::ptr::from_ref(close_entry) as usize + size_of::<usize>() - page;
     let opened = !is_readonly || raw!(libc::SYS_mprotect, page, bytes, libc::PROT_READ | libc::PROT_WRITE) == 0;
     if opened {
         write_entry.store(ours_write as *const () as usize, Release);
+        seek_entry.store(ours_seek as *const () as usize, Release);
         close_entry.store(ours_close as *const () as usize, Release);
     }
     if is_readonly {
@@ -102,6 +111,16 @@ unsafe extern "C" fn ours_write(stream: *mut c_void, data: *const c_void, bytes:
     }
     // SAFETY: glibc's own stream.
     pace::plain(unsafe { fileno(stream) }, bytes as usize, call)
+}
+
+/// In the place of `_IO_file_seek`.
+unsafe extern "C" fn ours_seek(stream: *mut c_void, offset: off_t, whence: c_int) -> off_t {
+    // SAFETY: as above.
+    let (fd, result) = unsafe {
+        let next = core::mem::transmute::<usize, Seek>(NEXT_SEEK.load(Relaxed));
+        (fileno(stream), next(stream, offset, whence))
+    };
+    hooks::moved_unless_asked(fd, offset, whence, result)
 }
 
 /// In the place of `_IO_file_close`.

@@ -6,7 +6,8 @@
 use crate::apart;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicBool, AtomicU64};
 use libc::{c_int, stat};
 
 /// One raw system call.
@@ -51,7 +52,7 @@ pub fn add_alone(word: &AtomicU64, value: u64) {
             options(nostack));
     }
     #[cfg(not(target_arch = "x86_64"))]
-    word.fetch_add(value, core::sync::atomic::Ordering::Relaxed);
+    word.fetch_add(value, Relaxed);
 }
 
 /// Sets errno and gives -1 where a raw result is an error: for the few calls that we make in libc's place.
@@ -143,6 +144,12 @@ pub fn fs_magic(fd: c_int) -> Option<u32> {
 /// The open file's status flags (`O_*`), or a negative error.
 pub fn status_flags(fd: c_int) -> c_int {
     raw!(libc::SYS_fcntl, fd, libc::F_GETFL) as c_int
+}
+
+/// The application has a lease on the file (fcntl(2), F_SETLEASE), which opening it once more would break.
+pub fn has_lease(fd: c_int) -> bool {
+    let lease = raw!(libc::SYS_fcntl, fd, libc::F_GETLEASE) as c_int;
+    lease == libc::F_RDLCK || lease == libc::F_WRLCK
 }
 
 /// The file offset, without moving it; negative where the file has none.
@@ -252,32 +259,28 @@ pub fn file_size_limit() -> u64 {
     limit.rlim_cur
 }
 
-/// Copies `count` vectors of the application without trusting its pointer. `Ok(None)`: the kernel would fault.
-pub fn read_iovec(from: *const libc::iovec, count: usize, to: &mut [libc::iovec; 64]) -> Result<Option<usize>, c_int> {
-    let count = count.min(to.len());
-    let read = read_memory(from.cast(), to.as_mut_ptr().cast(), count * size_of::<libc::iovec>())?;
-    Ok(read.then_some(count))
+/// process_vm_readv is not to be called.
+static MEMORY_IS_TRUSTED: AtomicBool = AtomicBool::new(false);
+
+/// The application's pointers are followed without asking the kernel whether they can be.
+pub fn trust_memory() {
+    MEMORY_IS_TRUSTED.store(true, Relaxed);
 }
 
 /// The offset that the application keeps there; `None` where the kernel would fault.
 pub fn read_offset(from: *const i64) -> Option<i64> {
-    let mut offset = 0i64;
-    match read_memory(from.cast(), (&raw mut offset).cast(), size_of::<i64>()) {
-        Ok(read) => read.then_some(offset),
-        // SAFETY: the kernel denies process_vm_readv (Docker's default profile does): trust the application, as libc.
-        Err(_) => Some(unsafe { from.read_unaligned() }),
+    if !MEMORY_IS_TRUSTED.load(Relaxed) {
+        let mut offset = 0i64;
+        let local = libc::iovec { iov_base: (&raw mut offset).cast(), iov_len: size_of::<i64>() };
+        let remote = libc::iovec { iov_base: from.cast_mut().cast(), iov_len: size_of::<i64>() };
+        match raw!(libc::SYS_process_vm_readv, getpid(), &raw const local, 1, &raw const remote, 1, 0) {
+            8 => return Some(offset),
+            got if got >= 0 || got == -(libc::EFAULT as isize) => return None,
+            _ => trust_memory(), // it is denied (Docker's default profile does so)
+        }
     }
-}
-
-/// Copies memory of the application's. `Ok(false)`: it is not all there.
-fn read_memory(from: *const u8, to: *mut u8, bytes: usize) -> Result<bool, c_int> {
-    let local = libc::iovec { iov_base: to.cast(), iov_len: bytes };
-    let remote = libc::iovec { iov_base: from.cast_mut().cast(), iov_len: bytes };
-    match raw!(libc::SYS_process_vm_readv, getpid(), &raw const local, 1, &raw const remote, 1, 0) {
-        got if got == bytes as isize => Ok(true),
-        got if got >= 0 || got == -(libc::EFAULT as isize) => Ok(false),
-        error => Err(-error as c_int),
-    }
+    // SAFETY: the application passes the address to the kernel, as an offset that it will read and write.
+    Some(unsafe { from.read_unaligned() })
 }
 
 /// Private anonymous memory, or a null pointer.

@@ -19,7 +19,13 @@ static NEXT: AtomicUsize = AtomicUsize::new(0);
 /// Numbers below this can be ours.
 const NUMBERS: usize = 512;
 
-const OURS: [c_long; 19] = [
+/// Architectures that came later have dup3 alone.
+#[cfg(target_arch = "x86_64")]
+const DUP2: c_long = libc::SYS_dup2;
+#[cfg(not(target_arch = "x86_64"))]
+const DUP2: c_long = libc::SYS_dup3;
+
+const OURS: [c_long; 20] = [
     libc::SYS_write,
     libc::SYS_pwrite64,
     libc::SYS_writev,
@@ -32,6 +38,7 @@ const OURS: [c_long; 19] = [
     libc::SYS_ftruncate,
     libc::SYS_close,
     libc::SYS_dup,
+    DUP2,
     libc::SYS_dup3,
     libc::SYS_fcntl,
     libc::SYS_close_range,
@@ -143,8 +150,9 @@ unsafe extern "C" fn ours(nr: c_long, a: isize, b: isize, c: isize, d: isize, e:
             libc::SYS_pwrite64 => pace::positional(fd, d as i64, c as usize, |done, length| {
                 call(a, b + done as isize, length as isize, d + done as isize, e, f)
             }),
-            libc::SYS_writev => hooks::vectored(fd, b as _, c as c_int, as_is),
-            libc::SYS_pwritev | libc::SYS_pwritev2 => hooks::vectored_at(fd, b as _, c as c_int, d as i64, as_is),
+            libc::SYS_writev => pace::vectored(fd, None, as_is),
+            libc::SYS_pwritev => hooks::vectored_at(fd, d as i64, as_is),
+            libc::SYS_pwritev2 => hooks::vectored_with(fd, d as i64, f as c_int, as_is),
             libc::SYS_sendfile => {
                 pace::sending(fd, b as c_int, c as _, d as usize, &mut |length| call(a, b, c, length as isize, e, f))
             }
@@ -156,7 +164,7 @@ unsafe extern "C" fn ours(nr: c_long, a: isize, b: isize, c: isize, d: isize, e:
             libc::SYS_ftruncate => hooks::truncated(fd, b as i64, || as_is() as c_int) as isize,
             libc::SYS_close => hooks::close_with(fd, || as_is() as c_int) as isize,
             libc::SYS_dup => hooks::duplicate_with(fd, || as_is() as c_int) as isize,
-            libc::SYS_dup3 => hooks::replace_with(fd, b as c_int, || as_is() as c_int) as isize,
+            libc::SYS_dup3 | DUP2 => hooks::replace_with(fd, b as c_int, || as_is() as c_int) as isize,
             libc::SYS_fcntl => hooks::fcntl_with(fd, b as c_int, || as_is() as c_int) as isize,
             libc::SYS_close_range => {
                 hooks::close_range_with(a as c_uint, b as c_uint, c as c_uint, || as_is() as c_int) as isize

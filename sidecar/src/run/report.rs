@@ -9,7 +9,7 @@ use freeboard_config::size::show;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -177,11 +177,13 @@ fn seconds(ns: u64) -> f64 {
     Duration::from_nanos(ns).as_secs_f64()
 }
 
-/// The file that the report will be written to.
+/// The file that the report will be written to. Until then one that was there keeps what it had, and one that was not is
+/// removed again where there is no report.
 #[derive(Debug)]
 pub struct File {
     file: std::fs::File,
     path: PathBuf,
+    is_new: bool,
 }
 
 impl File {
@@ -190,10 +192,17 @@ impl File {
     /// # Errors
     /// It cannot be written.
     pub fn open(path: &Path) -> Result<File> {
-        let file = std::fs::File::create(path).with_context(|| {
+        let mut options = std::fs::File::options();
+        let file = match options.write(true).create_new(true).open(path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                options.create_new(false).open(path).map(|file| (file, false))
+            }
+            made => made.map(|file| (file, true)),
+        };
+        let (file, is_new) = file.with_context(|| {
             format!("--report: cannot write {}; mend: name a file in a directory that can be written", path.display())
         })?;
-        Ok(File { file, path: path.to_owned() })
+        Ok(File { file, path: path.to_owned(), is_new })
     }
 
     /// Writes the report.
@@ -202,8 +211,19 @@ impl File {
     /// It could not be written.
     pub fn write(mut self, report: &Report) -> Result<()> {
         let text = serde_json::to_string_pretty(report)? + "\n";
-        self.file
-            .write_all(text.as_bytes())
+        self.is_new = false;
+        // a pipe or a terminal has no length
+        let emptied = if self.file.metadata()?.is_file() { self.file.set_len(0) } else { Ok(()) };
+        emptied
+            .and_then(|()| self.file.write_all(text.as_bytes()))
             .with_context(|| format!("the report {} could not be written", self.path.display()))
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        if self.is_new {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
