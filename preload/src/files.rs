@@ -308,16 +308,19 @@ impl File {
         }
     }
 
-    /// Counts what a call wrote that was charged beforehand.
-    pub fn count(&self, bytes: u64) {
-        ledger::TOTALS.written_bytes.fetch_add(bytes, Relaxed);
-        ledger::TOTALS.calls.fetch_add(1, Relaxed);
-        self.current_bytes.fetch_add(bytes, Relaxed);
-    }
-
-    /// Adds to the current charge what the ledger has reserved.
+    /// Adds to the current charge what the ledger has reserved for a call that is about to be made, as if it would bring
+    /// all of that.
     pub fn owe(&self, charge: u64) {
         self.current.fetch_add(charge, Relaxed);
+        self.current_bytes.fetch_add(charge, Relaxed);
+    }
+
+    /// Counts what the call that was expected to bring `charge` has really written.
+    pub fn count(&self, charge: u64, bytes: u64) {
+        ledger::TOTALS.written_bytes.fetch_add(bytes, Relaxed);
+        ledger::TOTALS.calls.fetch_add(1, Relaxed);
+        let counted = |before: u64| Some(before.saturating_sub(charge).saturating_add(bytes));
+        let _ = self.current_bytes.fetch_update(Relaxed, Relaxed, counted);
     }
 
     /// Takes so much off the current charge, or what there is of it; what was taken, which is the caller's to credit.
@@ -386,7 +389,7 @@ impl File {
         ledger::TOTALS.calls.fetch_add(account.calls, Relaxed);
         self.current_bytes.fetch_add(account.bytes as u64, Relaxed);
         if account.charged >= 0 {
-            self.owe(account.charged as u64);
+            self.current.fetch_add(account.charged as u64, Relaxed);
         } else {
             self.forgive(account.charged.unsigned_abs());
         }
@@ -497,10 +500,12 @@ impl File {
     }
 }
 
-/// A child of fork owes nothing; its descriptors still stand for the same files.
+/// A child of fork owes nothing; its descriptors still stand for the same files, at offsets that it has in common with
+/// its parent and its siblings.
 pub fn reset() {
     for file in all() {
         file.drain();
+        file.scattered.store(true, Relaxed);
     }
     CLOSED.store(0, Relaxed);
 }

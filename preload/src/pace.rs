@@ -278,13 +278,15 @@ fn in_pieces(fd: c_int, offset: i64, bytes: usize, call: &dyn Fn(usize, usize) -
 /// Books what a call has written that was admitted, and waits where that is more than the window.
 fn settle(file: &'static File, fd: c_int, reserved: u64, wrote: isize, charge: u64) {
     file.harvest();
+    let mut expected = reserved;
     if charge > reserved {
         ledger::reserve_anyway(charge - reserved);
         file.owe(charge - reserved);
+        expected = charge;
     } else {
         ledger::credit(file.forgive(reserved - charge));
     }
-    file.count(wrote.max(0) as u64);
+    file.count(expected, wrote.max(0) as u64);
     let since = TOTALS.written_bytes.load(Relaxed).wrapping_sub(LOOKED_AT_BYTES.load(Relaxed));
     if file.current() >= ledger::chunk() || since >= LOOK_BYTES {
         look_after(file, fd);
@@ -839,10 +841,7 @@ pub fn before_close(fd: c_int, entry: Entry) {
     region::publish(ledger::owed(), HOLDING.load(Relaxed) > 0);
     give(signals);
     if !drops || !file.is_last_user() {
-        // a process that writes more than this is held by its own window; of many short ones none ever fills it
-        if region::is_crowded() && TOTALS.written_bytes.load(Relaxed) < MIN_WINDOW {
-            hold_until_clean(file, fd);
-        }
+        hold_short_process(file, fd);
     } else if CLOSES.fetch_add(1, Relaxed) >= CLOSES_BEFORE_HELPER && !sys::has_lease(fd) {
         let charge = file.take_all();
         let mut kept = false;
@@ -856,6 +855,13 @@ pub fn before_close(fd: c_int, entry: Entry) {
             hold_until_clean(file, fd);
             sys::drop_cache(fd, file.droppable_from(), 0);
         }
+    }
+}
+
+/// A process that writes more than a window is held by that; of many short ones none ever fills it.
+fn hold_short_process(file: &'static File, fd: c_int) {
+    if region::is_crowded() && TOTALS.written_bytes.load(Relaxed) < MIN_WINDOW {
+        hold_until_clean(file, fd);
     }
 }
 
@@ -883,6 +889,13 @@ pub fn end() {
             }
         }
         give(signals);
+        for file in files::all() {
+            if file.owed() > 0
+                && let Some(fd) = descriptors::find(file)
+            {
+                hold_short_process(file, fd);
+            }
+        }
     }
     region::end();
 }
