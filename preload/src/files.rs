@@ -67,6 +67,10 @@ pub struct File {
     swept: AtomicBool,
     /// Charge that a helper's sync will take off.
     pub syncing: AtomicU64,
+    /// When its oldest chunk was last tried to be dropped, and did not go.
+    pub attempted_ns: AtomicU64,
+    /// Since when what is left of that chunk has been clean, and no less of it; 0: not known.
+    pub late_since_ns: AtomicU64,
     first: AtomicU32,
     count: AtomicU32,
     chunks: [Chunk; CHUNKS],
@@ -150,6 +154,8 @@ pub fn open(stat: &stat, fd: c_int, how: How, mode: Mode, append: bool) -> Optio
     file.class.store(GRANT_CLASS_MIN as u32 - 2, Relaxed);
     file.swept.store(false, Relaxed);
     file.syncing.store(0, Relaxed);
+    file.attempted_ns.store(0, Relaxed);
+    file.late_since_ns.store(0, Relaxed);
     file.first.store(0, Relaxed);
     file.count.store(0, Relaxed);
     file.forget_range();
@@ -178,6 +184,8 @@ impl File {
             class: AtomicU32::new(0),
             swept: AtomicBool::new(false),
             syncing: AtomicU64::new(0),
+            attempted_ns: AtomicU64::new(0),
+            late_since_ns: AtomicU64::new(0),
             first: AtomicU32::new(0),
             count: AtomicU32::new(0),
             chunks: [const {
@@ -205,6 +213,12 @@ impl File {
 
     pub fn set_how(&self, how: How) {
         self.how.store(how as u32, Relaxed);
+    }
+
+    /// A remote file that nobody can commit: the group's unwritten has to tell what it owes.
+    pub fn measure_by_group(&self) {
+        self.set_how(How::Group);
+        CLOSED.fetch_add(self.syncing.swap(0, Relaxed), Relaxed);
     }
 
     pub fn mode(&self) -> Mode {

@@ -5,7 +5,8 @@
 //! | [`How::Ranges`] ext4, xfs, btrfs, vfat, exfat, f2fs, block devices | sync_file_range(WRITE), 2 MiB a call | cachestat | DONTNEED |
 //! | [`How::Group`] the same without cachestat (Linux before 6.5, seccomp) | the same | the group's unwritten | DONTNEED |
 //! | [`How::Layered`] overlayfs, where sync_file_range does nothing | DONTNEED starts it | the group's unwritten | a second DONTNEED |
-//! | [`How::Remote`] NFS, CIFS, CephFS, FUSE, 9p: on the server only after a commit | sync_file_range(WRITE) | fdatasync in the helper | whole file, in the helper |
+//! | [`How::Unstable`] NFS: safe only after a COMMIT, with which its client ends each flush | sync_file_range(WRITE), a chunk a call | what DONTNEED leaves, by cachestat | the same |
+//! | [`How::Remote`] NFS without cachestat or commits of its own, or written over; CIFS, CephFS, FUSE, 9p | the same | COMMIT or fdatasync in the helper | DONTNEED, in the helper |
 //!
 //! Nothing here waits, and no call carries a WAIT flag or is an fsync: each of those would consume a writeback error
 //! that belongs to the application.
@@ -24,6 +25,7 @@ pub enum How {
     Group = 1,
     Layered = 2,
     Remote = 3,
+    Unstable = 4,
 }
 
 /// Bytes a sync_file_range call: more would hold the caller where the disk's queue is full.
@@ -38,7 +40,7 @@ pub fn without_cachestat() {
     NO_CACHESTAT.store(true, Relaxed);
 }
 
-mod magic {
+pub mod magic {
     pub const OVERLAY: u32 = 0x794c_7630;
     pub const NFS: u32 = 0x6969;
     pub const CIFS: u32 = 0xff53_4d42;
@@ -72,6 +74,7 @@ impl How {
         }
         Some(match sys::fs_magic(fd)? {
             magic::OVERLAY => How::Layered,
+            magic::NFS if ranges == How::Ranges => How::Unstable,
             magic::NFS | magic::CIFS | magic::SMB2 | magic::CEPH | magic::FUSE | magic::NINEP => How::Remote,
             known if magic::MEMORY.contains(&known) => return None,
             _ => ranges,
@@ -83,6 +86,7 @@ impl How {
             0 => How::Ranges,
             2 => How::Layered,
             3 => How::Remote,
+            4 => How::Unstable,
             _ => How::Group,
         }
     }
@@ -94,8 +98,9 @@ pub fn start(file: &File, fd: c_int, low: u64, high: u64) {
         sys::drop_cache(fd, low, if high == u64::MAX { 0 } else { high - low });
         return;
     }
-    if high == u64::MAX {
-        sys::start_writeback(fd, low, 0);
+    if high == u64::MAX || matches!(file.how(), How::Remote | How::Unstable) {
+        // each call ends with a COMMIT
+        sys::start_writeback(fd, low, if high == u64::MAX { 0 } else { high - low });
         return;
     }
     // the range can be that of a few pages far apart in a sparse file
@@ -111,7 +116,7 @@ pub fn start(file: &File, fd: c_int, low: u64, high: u64) {
 
 /// What the kernel says of a range, where cachestat can see it. `None` changes the file's ways for good.
 pub fn measure(file: &File, fd: c_int, low: u64, high: u64) -> Option<sys::CacheStat> {
-    if file.how() != How::Ranges {
+    if !matches!(file.how(), How::Ranges | How::Unstable) {
         return None;
     }
     // cachestat takes whole pages, and a length of 0 for "to the end"
@@ -121,11 +126,27 @@ pub fn measure(file: &File, fd: c_int, low: u64, high: u64) -> Option<sys::Cache
         Err(error) => {
             if error == libc::ENOSYS || error == libc::EPERM || error == libc::EACCES {
                 NO_CACHESTAT.store(error != libc::EACCES, Relaxed);
-                file.set_how(How::Group);
+                file.set_how(if file.how() == How::Unstable { How::Remote } else { How::Group });
             }
             None
         }
     }
+}
+
+/// Drops what has arrived of a range of a [`How::Unstable`] file, and says what is left there. Where the server has a
+/// page in its memory alone, it is clean here, and yet cannot be dropped.
+pub fn drop_arrived(file: &File, fd: c_int, low: u64, high: u64) -> Option<sys::CacheStat> {
+    // the chunk before can have left part of a large folio
+    let low = (low & !(STEP - 1)).max(file.droppable_from());
+    let before = measure(file, fd, low, high)?;
+    if before.writeback > 0 {
+        return Some(before);
+    }
+    sys::drop_cache(fd, low, if high == u64::MAX { 0 } else { high - low });
+    let left = measure(file, fd, low, high)?;
+    let dropped = before.cached.saturating_sub(left.cached).saturating_mul(ledger::PAGE);
+    ledger::TOTALS.dropped_bytes.fetch_add(dropped, Relaxed);
+    Some(left)
 }
 
 /// Gives back the clean pages of a range that has been written, and of what lies before it and was kept until now: what

@@ -1,16 +1,17 @@
 //! A thread of our own, for the two things that must not happen on the application's descriptors: a wait that outlives
-//! the application's close, and an fdatasync. It starts when it is first needed, keeps at most [`JOBS`] files for at
-//! most [`KEEP_NS`] each, and ends when it has been idle for a second.
+//! the application's close, and a commit of what a remote server has. It starts when it is first needed, keeps at most
+//! [`JOBS`] files for at most [`KEEP_NS`] each, and ends when it has been idle for a second.
 //!
-//! It is made as [`apart`]'s are. Its first act is to give itself an empty descriptor table (close_range with UNSHARE), so nothing that it
-//! opens or closes is seen by the application: its fcntl locks, leases and descriptor numbers stay as they are. Files
-//! are re-opened through /proc, so that errors of writeback stay with the application's own descriptors.
+//! It is made as [`apart`]'s are. Its first act is to give itself an empty descriptor table (close_range with UNSHARE),
+//! so nothing that it opens or closes is seen by the application: its fcntl locks, leases and descriptor numbers stay
+//! as they are. Files are re-opened through /proc, so that errors of writeback stay with the application's own
+//! descriptors.
 //!
 //! This is one of the modules that may say `unsafe`.
 
 use crate::apart;
 use crate::files::{self, File};
-use crate::flush::How;
+use crate::flush::{How, magic};
 use crate::ledger;
 use crate::sys::{self, raw};
 use core::ffi::CStr;
@@ -32,6 +33,8 @@ const LOOK_NS: u64 = 4_000_000;
 const LOOK_FILES: u32 = 8;
 /// Longest time that a caller waits for its file to be re-opened.
 const HANDOVER_MS: u64 = 50;
+/// Time after its last commit that a remote file stays open: opening it is a call to the server.
+const KEEP_REMOTE_NS: u64 = 100_000_000;
 
 /// Longest wait for it to leave.
 const DISMISS_MS: u32 = 100;
@@ -45,12 +48,14 @@ const FAILED: u32 = 4;
 /// One file that the helper has, or is to open.
 struct Job {
     state: AtomicU32,
-    /// fdatasync first, for files whose pages are on the server only after a commit.
-    sync: AtomicBool,
     /// cachestat cannot see its pages.
     blind: AtomicBool,
-    /// The file is still open in the application; what the sync confirmed is credited to it.
+    /// A remote file that is open in the application: what its commits confirm is taken off it. Null: a closed one.
     file: AtomicPtr<File>,
+    /// That is on NFS.
+    nfs: AtomicBool,
+    /// The application is about to close it, and waits for us to do so first.
+    leave: AtomicBool,
     tid: AtomicI32,
     fd: AtomicI32,
     key: AtomicU64,
@@ -64,9 +69,10 @@ struct Job {
 static TABLE: [Job; JOBS] = [const {
     Job {
         state: AtomicU32::new(FREE),
-        sync: AtomicBool::new(false),
         blind: AtomicBool::new(false),
         file: AtomicPtr::new(core::ptr::null_mut()),
+        nfs: AtomicBool::new(false),
+        leave: AtomicBool::new(false),
         tid: AtomicI32::new(0),
         fd: AtomicI32::new(0),
         key: AtomicU64::new(0),
@@ -117,54 +123,48 @@ pub fn dismiss() {
     }
 }
 
-/// Asks for an fdatasync of an open file, and for its cache to be dropped then. `false`: the helper cannot; nothing
-/// was taken off. `charge` is credited when the sync has returned.
-pub fn sync(file: &'static File, fd: c_int, charge: u64) -> bool {
-    file.syncing.fetch_add(charge, Relaxed);
-    if post(fd, file, charge, true, true) {
-        return true;
+/// Asks for a commit of a remote file that is open in the application: what `file.syncing` holds is credited when it is
+/// done. Does not wait; one that the helper is too busy to take, or drops, is asked for again at the next look. `false`:
+/// the helper cannot. Nor may it where opening the file again would break the application's lease on it.
+pub fn commit(file: &'static File, fd: c_int) -> bool {
+    if UNAVAILABLE.load(Relaxed) || sys::has_lease(fd) {
+        return false;
     }
-    // the caller keeps the charge
-    let _ = file.syncing.fetch_update(Relaxed, Relaxed, |syncing| Some(syncing.saturating_sub(charge)));
-    false
+    if !start() {
+        return !UNAVAILABLE.load(Relaxed);
+    }
+    if TABLE.iter().any(|job| job.is_for(file)) {
+        ring();
+    } else {
+        post(fd, file, 0, true);
+    }
+    true
+}
+
+/// The last descriptor of a remote file is about to be closed: waits until the helper has closed its own, at most
+/// `longest_ns`. A file that somebody has open is not gone when it is unlinked, and keeps its filesystem mounted. The
+/// commit that this may take is one that close would make.
+pub fn release(file: &File, longest_ns: u64) {
+    let deadline = sys::now_ns().saturating_add(longest_ns);
+    for job in TABLE.iter().filter(|job| job.is_for(file)) {
+        job.leave.store(true, Release);
+        if job.state.compare_exchange(POSTED, FREE, AcqRel, Relaxed).is_ok() {
+            continue;
+        }
+        ring();
+        while job.is_for(file) && TID.load(Acquire) != 0 && sys::now_ns() < deadline {
+            wait(&job.state, OPENED, LOOK_NS);
+        }
+    }
 }
 
 /// Takes a file over that is about to be closed: it is kept until its pages are written, and then they are dropped.
 /// Returns when it has been re-opened. `false`: the helper cannot.
-pub fn keep(file: &'static File, fd: c_int, charge: u64, sync: bool) -> bool {
-    post(fd, file, charge, sync, false)
-}
-
-/// All places are taken; one will be free when the disk has written some more.
-pub fn is_full() -> bool {
-    !UNAVAILABLE.load(Relaxed) && next().is_some_and(|job| job.state.load(Relaxed) != FREE)
-}
-
-fn next() -> Option<&'static Job> {
-    TABLE.get(NEXT.load(Relaxed) as usize % JOBS)
-}
-
-fn post(fd: c_int, file: &'static File, charge: u64, sync: bool, stays: bool) -> bool {
-    // opening a file again would break the application's lease on it
+pub fn keep(file: &'static File, fd: c_int, charge: u64) -> bool {
     if UNAVAILABLE.load(Relaxed) || sys::has_lease(fd) || !start() {
         return false;
     }
-    let Some(job) = next().filter(|job| job.state.compare_exchange(FREE, CLAIMED, AcqRel, Relaxed).is_ok()) else {
-        return false;
-    };
-    NEXT.fetch_add(1, Relaxed);
-    job.sync.store(sync, Relaxed);
-    job.blind.store(file.how() != How::Ranges, Relaxed);
-    let file_at = if stays { core::ptr::from_ref(file).cast_mut() } else { core::ptr::null_mut() };
-    job.file.store(file_at, Relaxed);
-    job.tid.store(sys::gettid(), Relaxed);
-    job.fd.store(fd, Relaxed);
-    job.key.store(file.key(), Relaxed);
-    job.charge.store(charge, Relaxed);
-    job.from.store(file.droppable_from(), Relaxed);
-    job.since_ns.store(sys::now_ns(), Relaxed);
-    job.state.store(POSTED, Release);
-    ring();
+    let Some(job) = post(fd, file, charge, false) else { return false };
     let deadline = sys::now_ns().wrapping_add(HANDOVER_MS * 1_000_000);
     loop {
         match job.state.load(Acquire) {
@@ -187,6 +187,49 @@ fn post(fd: c_int, file: &'static File, charge: u64, sync: bool, stays: bool) ->
             };
         }
         wait(&job.state, POSTED, 2_000_000);
+    }
+}
+
+/// All places are taken; one will be free when the disk has written some more.
+pub fn is_full() -> bool {
+    !UNAVAILABLE.load(Relaxed) && next().is_some_and(|job| job.state.load(Relaxed) != FREE)
+}
+
+fn next() -> Option<&'static Job> {
+    TABLE.get(NEXT.load(Relaxed) as usize % JOBS)
+}
+
+/// `None`: there is no place for it.
+fn post(fd: c_int, file: &'static File, charge: u64, is_remote: bool) -> Option<&'static Job> {
+    let job = next().filter(|job| job.state.compare_exchange(FREE, CLAIMED, AcqRel, Relaxed).is_ok())?;
+    NEXT.fetch_add(1, Relaxed);
+    job.blind.store(file.how() != How::Ranges, Relaxed);
+    let file_at = if is_remote { core::ptr::from_ref(file).cast_mut() } else { core::ptr::null_mut() };
+    job.file.store(file_at, Relaxed);
+    job.leave.store(false, Relaxed);
+    job.tid.store(sys::gettid(), Relaxed);
+    job.fd.store(fd, Relaxed);
+    job.key.store(file.key(), Relaxed);
+    job.charge.store(charge, Relaxed);
+    job.from.store(file.droppable_from(), Relaxed);
+    job.since_ns.store(sys::now_ns(), Relaxed);
+    job.state.store(POSTED, Release);
+    ring();
+    Some(job)
+}
+
+impl Job {
+    /// The remote file that it commits.
+    fn remote(&self) -> Option<&'static File> {
+        // SAFETY: the pointer is null or came from a `&'static File`.
+        unsafe { self.file.load(Relaxed).as_ref() }
+    }
+
+    /// Does it commit this file, under the name that it has now?
+    fn is_for(&self, file: &File) -> bool {
+        matches!(self.state.load(Acquire), POSTED | OPENED)
+            && core::ptr::eq(self.file.load(Relaxed), file)
+            && self.key.load(Relaxed) == file.key()
     }
 }
 
@@ -255,11 +298,14 @@ extern "C" fn run() -> ! {
         for job in oldest_first() {
             take_over(job);
         }
+        for (job, file) in oldest_first().filter_map(|job| Some((job, job.remote()?))) {
+            serve(job, file);
+        }
         let now = sys::now_ns();
         if now.wrapping_sub(looked_at) >= LOOK_NS {
             looked_at = now;
             let mut unwritten = 0;
-            for job in oldest_first().filter(|job| job.state.load(Acquire) == OPENED) {
+            for job in oldest_first().filter(|job| job.remote().is_none()) {
                 unwritten += u32::from(!finish(job, now));
                 if unwritten == LOOK_FILES {
                     break;
@@ -281,11 +327,12 @@ extern "C" fn run() -> ! {
 fn leave() -> ! {
     LEAVING.store(true, Release);
     for job in &TABLE {
-        if job.state.compare_exchange(POSTED, FAILED, AcqRel, Relaxed).is_ok() {
+        let refused = if job.remote().is_some() { FREE } else { FAILED };
+        if job.state.compare_exchange(POSTED, refused, AcqRel, Relaxed).is_ok() {
             wake(&job.state);
         } else if job.state.load(Acquire) == OPENED {
             // dismissed: its descriptors go with the thread's table
-            settle(job);
+            ledger::credit(job.charge.load(Relaxed));
             job.state.store(FREE, Release);
         }
     }
@@ -299,73 +346,109 @@ fn take_over(job: &Job) {
     }
     let fd = reopen(job);
     job.own_fd.store(fd, Relaxed);
-    let next = if fd >= 0 { OPENED } else { FAILED };
-    if job.state.compare_exchange(POSTED, next, AcqRel, Relaxed).is_err() {
+    if job.remote().is_some() {
+        job.nfs.store(sys::fs_magic(fd) == Some(magic::NFS), Relaxed);
+    }
+    let next = match job.remote() {
+        _ if fd >= 0 => OPENED,
+        None => FAILED,
+        Some(file) => {
+            // one that was only closed meanwhile is asked for by another descriptor, or owes with the closed ones
+            if fd != -libc::ENOENT && file.key() == job.key.load(Relaxed) {
+                file.measure_by_group();
+            }
+            FREE
+        }
+    };
+    if job.state.compare_exchange(POSTED, next, AcqRel, Relaxed).is_ok() {
+        wake(&job.state);
+    } else if fd >= 0 {
         sys::close(fd); // the caller has given up
-    } else {
+    }
+}
+
+/// Commits what was asked for of a remote file, and closes it when that was a while ago, or the application is about to.
+fn serve(job: &Job, file: &File) {
+    if job.state.load(Acquire) != OPENED {
+        return;
+    }
+    let fd = job.own_fd.load(Relaxed);
+    // the record can have become another file's
+    let is_same = || file.key() == job.key.load(Relaxed);
+    let charge = if is_same() { file.syncing.load(Relaxed) } else { 0 };
+    if charge > 0 {
+        // An NFS client commits all that it has before it unlocks (do_unlk in the kernel's fs/nfs/file.c), and leaves an
+        // error for the application's own write, fsync or close to report; close reports none that an fsync has seen.
+        if !job.nfs.load(Relaxed) || sys::unlock(fd) != 0 {
+            sys::fdatasync(fd);
+        }
+        drop_from(fd, file.droppable_from());
+        if is_same() {
+            // what was drained meanwhile stands in the closed files' account, and is credited there
+            let taken = file.syncing.fetch_update(Relaxed, Relaxed, |all| Some(all.saturating_sub(charge)));
+            ledger::credit(taken.unwrap_or(0).min(charge));
+        }
+        ledger::TOTALS.confirmed_bytes.fetch_add(charge, Relaxed);
+        job.since_ns.store(sys::now_ns(), Relaxed);
+    }
+    let idle_ns = sys::now_ns().wrapping_sub(job.since_ns.load(Relaxed));
+    if job.leave.load(Acquire) || idle_ns > KEEP_REMOTE_NS || !is_same() {
+        sys::close(fd);
+        job.state.store(FREE, Release);
         wake(&job.state);
     }
 }
 
-/// Ends a job whose file has been written, or whose time is up; `false`: not yet.
+/// Ends the job of a closed file that has been written, or whose time is up; `false`: not yet.
 fn finish(job: &Job, now: u64) -> bool {
+    if job.state.load(Acquire) != OPENED {
+        return true;
+    }
     let fd = job.own_fd.load(Relaxed);
     let charge = job.charge.load(Relaxed);
-    if job.sync.load(Relaxed) {
-        sys::fdatasync(fd);
-    } else {
-        let kept_ns = now.wrapping_sub(job.since_ns.load(Relaxed));
-        let is_waiting = match sys::cachestat(fd, 0, 0) {
-            Ok(stat) if stat.cached > 0 => {
-                if stat.dirty > 0 && stat.writeback == 0 {
-                    sys::start_writeback(fd, 0, 0);
-                }
-                stat.dirty + stat.writeback > 0 && kept_ns < KEEP_NS
+    let kept_ns = now.wrapping_sub(job.since_ns.load(Relaxed));
+    let is_waiting = match sys::cachestat(fd, 0, 0) {
+        Ok(stat) if stat.cached > 0 => {
+            if stat.dirty > 0 && stat.writeback == 0 {
+                sys::start_writeback(fd, 0, 0);
             }
-            Ok(_) if !job.blind.load(Relaxed) => false, // the kernel has taken it back already
-            _ => kept_ns < KEEP_BLIND_NS,
-        };
-        if is_waiting {
-            return false;
+            stat.dirty + stat.writeback > 0 && kept_ns < KEEP_NS
         }
+        Ok(_) if !job.blind.load(Relaxed) => false, // the kernel has taken it back already
+        _ => kept_ns < KEEP_BLIND_NS,
+    };
+    if is_waiting {
+        return false;
     }
-    let before = sys::cachestat(fd, 0, 0).unwrap_or_default().cached;
-    sys::drop_cache(fd, job.from.load(Relaxed), 0);
-    let after = sys::cachestat(fd, 0, 0).unwrap_or_default().cached;
-    ledger::TOTALS.dropped_bytes.fetch_add(before.saturating_sub(after).saturating_mul(ledger::PAGE), Relaxed);
-    settle(job);
+    drop_from(fd, job.from.load(Relaxed));
+    ledger::credit(charge);
     ledger::TOTALS.confirmed_bytes.fetch_add(charge, Relaxed);
     sys::close(fd);
     job.state.store(FREE, Release);
     true
 }
 
-/// Takes a job's charge off.
-fn settle(job: &Job) {
-    let charge = job.charge.load(Relaxed);
-    // SAFETY: the pointer is null or came from a `&'static File`.
-    match unsafe { job.file.load(Relaxed).as_ref() } {
-        Some(file) => {
-            // what was drained meanwhile stands in the closed files' account, and is credited there
-            let taken = file.syncing.fetch_update(Relaxed, Relaxed, |all| Some(all.saturating_sub(charge)));
-            ledger::credit(taken.unwrap_or(0).min(charge));
-        }
-        None => ledger::credit(charge),
-    }
+/// Drops what is clean of a file from an offset on, and counts it.
+fn drop_from(fd: c_int, offset: u64) {
+    let before = sys::cachestat(fd, 0, 0).unwrap_or_default().cached;
+    sys::drop_cache(fd, offset, 0);
+    let after = sys::cachestat(fd, 0, 0).unwrap_or_default().cached;
+    ledger::TOTALS.dropped_bytes.fetch_add(before.saturating_sub(after).saturating_mul(ledger::PAGE), Relaxed);
 }
 
 /// Opens the file behind the application's descriptor anew: for reading, or for writing where it may not be read.
+/// Negative: an error, ENOENT where the descriptor is not open on that file any more.
 fn reopen(job: &Job) -> c_int {
     let mut path = [0u8; 64];
     let path = descriptor_path(&mut path, job.tid.load(Relaxed), job.fd.load(Relaxed));
-    let Some(path) = path else { return -1 };
+    let Some(path) = path else { return -libc::ENOENT };
     let mut fd = sys::open(path, libc::O_RDONLY | libc::O_NONBLOCK);
     if fd < 0 {
         fd = sys::open(path, libc::O_WRONLY | libc::O_NONBLOCK);
     }
     if fd >= 0 && sys::fstat(fd).is_none_or(|stat| files::key(&stat) != job.key.load(Relaxed)) {
         sys::close(fd);
-        return -1;
+        return -libc::ENOENT;
     }
     fd
 }

@@ -10,7 +10,7 @@
 //! one whose thread has gone, or that is too old, is taken over.
 
 use crate::descriptors::{self, Entry};
-use crate::files::{self, File};
+use crate::files::{self, Chunk, File};
 use crate::flush::{self, How};
 use crate::ledger::{self, TOTALS};
 use crate::{apart, group, helper, process, region, sys};
@@ -30,6 +30,10 @@ const TAKE_OVER_MS: u64 = 1_000;
 const EDGE_PAGES: u64 = 2;
 /// Bytes on a remote filesystem that are written to the server before a commit is asked for, at most.
 const COMMIT_BYTES: u64 = 16 << 20;
+/// Least time after an attempt to drop what has not arrived: it makes every processor empty its list of new pages.
+const ATTEMPT_NS: u64 = 20_000_000;
+/// An NFS client that has not committed for so long what it has sent does not do so by itself.
+const COMMIT_LATE_NS: u64 = 1_000_000_000;
 /// Closes of files that still owed something, before the helper is worth its start.
 const CLOSES_BEFORE_HELPER: u64 = 4;
 /// The shortest piece of a call that is written in pieces, and of a file that is flushed before its chunk is full.
@@ -700,20 +704,18 @@ fn send(file: &'static File, fd: c_int) {
     }
 }
 
-/// On a remote filesystem only a commit tells: asks the helper for one, one at a time.
+/// On a remote filesystem only a commit tells: asks the helper for one of all that was sent, one at a time.
 fn commit(file: &'static File, fd: c_int) {
-    let written = file.started();
-    if file.syncing.load(Relaxed) > 0 || written < COMMIT_BYTES.min(ledger::window() / 3) {
-        return;
+    if file.syncing.load(Relaxed) == 0 {
+        if file.started() < COMMIT_BYTES.min(ledger::window() / 3) {
+            return;
+        }
+        while file.oldest().is_some() {
+            file.syncing.fetch_add(file.pop(), Relaxed);
+        }
     }
-    let mut charge = 0u64;
-    while file.oldest().is_some() {
-        charge = charge.saturating_add(file.pop());
-    }
-    if charge > 0 && !helper::sync(file, fd, charge) {
-        // no helper: the group's unwritten has to do
-        file.set_how(How::Group);
-        files::closed().fetch_add(charge, Relaxed);
+    if !helper::commit(file, fd) {
+        file.measure_by_group();
     }
 }
 
@@ -742,8 +744,15 @@ fn confirm(file: &'static File, fd: c_int) {
                     }
                 }
             }
+            How::Unstable => {
+                if !confirm_by_dropping(file, fd, chunk) {
+                    return;
+                }
+                arrived(file.pop());
+                continue;
+            }
             How::Group | How::Layered if charge > 0 => return,
-            How::Remote => return,
+            How::Remote => break,
             _ => {}
         }
         arrived(file.pop());
@@ -755,6 +764,36 @@ fn confirm(file: &'static File, fd: c_int) {
     if file.how() == How::Remote {
         commit(file, fd);
     }
+}
+
+/// The oldest chunk of a file on NFS: drops what has arrived of it. `false`: some has not.
+fn confirm_by_dropping(file: &'static File, fd: c_int, chunk: &Chunk) -> bool {
+    let now = sys::now_ns();
+    if now.wrapping_sub(file.attempted_ns.load(Relaxed)) < ATTEMPT_NS {
+        return false;
+    }
+    let (low, high) = (chunk.low.load(Relaxed), chunk.high.load(Relaxed));
+    if low.saturating_add(ledger::PAGE) <= file.droppable_from() {
+        file.set_how(How::Remote); // what was there before stays cached
+        return false;
+    }
+    let Some(left) = flush::drop_arrived(file, fd, low, high) else { return false };
+    let left_bytes = left.cached.saturating_mul(ledger::PAGE);
+    let before = chunk.charge.fetch_min(left_bytes, Relaxed);
+    arrived(before.saturating_sub(left_bytes));
+    if left.cached <= EDGE_PAGES {
+        file.late_since_ns.store(0, Relaxed);
+        return true;
+    }
+    if left.writeback == 0 {
+        file.attempted_ns.store(now, Relaxed);
+    }
+    if left.dirty + left.writeback > 0 || left_bytes < before || file.late_since_ns.load(Relaxed) == 0 {
+        file.late_since_ns.store(now, Relaxed);
+    } else if now.wrapping_sub(file.late_since_ns.load(Relaxed)) > COMMIT_LATE_NS {
+        file.set_how(How::Remote);
+    }
+    false
 }
 
 fn arrived(bytes: u64) {
@@ -822,16 +861,19 @@ fn fall_back() {
 /// is near its target, the helper keeps the file until it is written, and drops it.
 pub fn before_close(fd: c_int, entry: Entry) {
     let Some(file) = entry.file() else { return };
+    if matches!(file.how(), How::Remote | How::Unstable) {
+        // close itself writes everything back to the server (nfs(5), close-to-open)
+        if file.is_last_user() {
+            helper::release(file, region::max_stall_ns());
+        }
+        return;
+    }
     file.harvest();
     let owed = file.owed();
     if owed == 0 || file.mode() == Mode::Observe || !descriptors::is_on(fd, file) {
         return;
     }
     region::refresh();
-    if file.how() == How::Remote {
-        // close itself writes everything back to the server (nfs(5), close-to-open)
-        return;
-    }
     let drops = file.mode() == Mode::Always || region::wants_drop_closed();
     if !(drops || region::is_pressed() || ledger::is_pressed()) {
         return;
@@ -847,7 +889,7 @@ pub fn before_close(fd: c_int, entry: Entry) {
         let mut kept = false;
         // the helper has room for so many: when it is full, the disk is the slow one
         hold(file, fd, || {
-            kept = helper::keep(file, fd, charge, false);
+            kept = helper::keep(file, fd, charge);
             kept || !helper::is_full()
         });
         if !kept {

@@ -24,6 +24,8 @@ enum For {
     Cachestat,
     /// An offset that the application keeps; it is trusted instead, as libc does.
     Memory,
+    /// Looking at a file; fstat does instead.
+    Statx,
     /// Threads of our own.
     Helper,
     /// The sidecar's socket.
@@ -53,10 +55,12 @@ const CALLS: &[(c_long, [isize; 6], For)] = &[
     (libc::SYS_munmap, [1, 0, 0, 0, 0, 0], For::All),
     (libc::SYS_getrandom, [0; 6], For::All),
     (sys::SYS_CACHESTAT as c_long, [-1, 0, 0, 0, 0, 0], For::Cachestat),
+    (libc::SYS_statx, [-1, 0, 0, 0, 0, 0], For::Statx),
     (libc::SYS_process_vm_readv, [-1, 0, 0, 0, 0, 0], For::Memory),
     (libc::SYS_clone, [libc::CLONE_THREAD as isize, 0, 0, 0, 0, 0], For::Helper),
     (libc::SYS_close_range, [1, 0, 0, 0, 0, 0], For::Helper),
     (libc::SYS_futex, [0, -1, 0, 0, 0, 0], For::Helper),
+    (libc::SYS_fcntl, [-1, libc::F_SETLK as isize, 0, 0, 0, 0], For::Helper),
     (libc::SYS_fdatasync, [-1, 0, 0, 0, 0, 0], For::Helper),
     (libc::SYS_socket, [-1, 0, 0, 0, 0, 0], For::Socket),
     (libc::SYS_connect, [-1, 0, 0, 0, 0, 0], For::Socket),
@@ -173,6 +177,7 @@ fn try_all() -> Forbidden {
                 For::Flushing => forbidden = Forbidden::Flushing,
                 For::Cachestat => flush::without_cachestat(),
                 For::Memory => sys::trust_memory(),
+                For::Statx => sys::without_statx(),
                 For::Helper => {
                     helper::give_up();
                     apart::give_up();

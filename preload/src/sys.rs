@@ -121,9 +121,31 @@ pub fn sleep_ns(nanoseconds: u64) {
     raw!(libc::SYS_nanosleep, &raw const time, 0);
 }
 
-/// `fstat`; `None` for a descriptor that is not open.
+static NO_STATX: AtomicBool = AtomicBool::new(false);
+
+/// statx is not to be called.
+pub fn without_statx() {
+    NO_STATX.store(true, Relaxed);
+}
+
+/// Device, inode, type and size of an open file, as the kernel has them at hand; `None` for a descriptor that is not
+/// open. On NFS a plain fstat first writes all that is dirty to the server and waits for it, to learn the new mtime.
 pub fn fstat(fd: c_int) -> Option<stat> {
     let mut buffer = MaybeUninit::<stat>::zeroed();
+    let mut known = MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+    let mask = libc::STATX_TYPE | libc::STATX_INO | libc::STATX_SIZE;
+    if !NO_STATX.load(Relaxed) && raw!(libc::SYS_statx, fd, c"".as_ptr(), flags, mask, known.as_mut_ptr()) == 0 {
+        // SAFETY: both are plain numbers, of which all bit patterns are valid.
+        let (mut stat, known) = unsafe { (buffer.assume_init(), known.assume_init()) };
+        stat.st_dev = libc::makedev(known.stx_dev_major, known.stx_dev_minor);
+        stat.st_rdev = libc::makedev(known.stx_rdev_major, known.stx_rdev_minor);
+        stat.st_ino = known.stx_ino;
+        stat.st_mode = u32::from(known.stx_mode);
+        stat.st_size = known.stx_size as i64;
+        return Some(stat);
+    }
+    // before Linux 4.11, or where a seccomp filter forbids it
     if raw!(libc::SYS_fstat, fd, buffer.as_mut_ptr()) != 0 {
         return None;
     }
@@ -171,6 +193,14 @@ pub fn drop_cache(fd: c_int, offset: u64, bytes: u64) -> isize {
 /// `fdatasync` on a descriptor of our own.
 pub fn fdatasync(fd: c_int) -> isize {
     raw!(libc::SYS_fdatasync, fd)
+}
+
+/// Gives up a lock on the whole of a file that its caller's descriptor table does not hold: changes nothing, but what a
+/// filesystem does before it unlocks.
+pub fn unlock(fd: c_int) -> isize {
+    let whole =
+        libc::flock { l_type: libc::F_UNLCK as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 };
+    raw!(libc::SYS_fcntl, fd, libc::F_SETLK, &raw const whole)
 }
 
 /// Pages of a range by state, in pages of 4 KiB (`cachestat`, Linux 6.5 and later).

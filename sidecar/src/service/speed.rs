@@ -3,7 +3,9 @@
 //! A disk's speed is what it confirmed over the time that somebody waited for it: while nobody waits, the writer is the
 //! slow one and says nothing about the disk. Time counts in whole ticks, those at one of whose ends some writer of that
 //! disk was held: between two waits a writer is let go for the few milliseconds that it needs to fill the next chunk,
-//! and the bytes of a wait are confirmed just when it ends.
+//! and the bytes of a wait are confirmed just when it ends. A longer time between two waits counts too where something
+//! was owed throughout: an NFS server that commits half a second's worth at once lets the writer go for as long as it
+//! needs to write that again, while the disk works on the other half.
 //!
 //! A bucket closes when it holds a second of such time *and* something was just confirmed: a filesystem that confirms
 //! 32 MiB at once every second (NFS with its COMMIT) would else be seen at nothing and at twice its speed in turns.
@@ -11,10 +13,13 @@
 //! in the disk's worse moments.
 
 use std::collections::BTreeMap;
+use std::mem::take;
 use std::time::Duration;
 
 /// Least time in a bucket.
 const BUCKET: Duration = Duration::from_secs(1);
+/// Time between two waits that counts where something was owed throughout, at most.
+const PAUSE: Duration = Duration::from_millis(500);
 /// Buckets kept.
 const BUCKETS: usize = 3;
 /// More disks than this at a time are not told apart: what a hostile process names must not grow without bound.
@@ -48,6 +53,9 @@ impl Flow {
 struct Meter {
     bytes: u64,
     time: Duration,
+    /// The same since the last wait.
+    pause_bytes: u64,
+    pause: Duration,
     /// Speeds of the closed buckets in bytes per second, the newest last.
     closed: Vec<u64>,
     owed_bytes: u64,
@@ -58,7 +66,14 @@ impl Meter {
     fn add(&mut self, flow: Flow, elapsed: Duration) {
         self.owed_bytes = flow.owed_bytes;
         if !flow.held {
+            self.pause_bytes = self.pause_bytes.saturating_add(flow.confirmed_bytes);
+            self.pause += if flow.owed_bytes > 0 { elapsed } else { PAUSE };
             return;
+        }
+        let (pause_bytes, pause) = (take(&mut self.pause_bytes), take(&mut self.pause));
+        if pause < PAUSE {
+            self.bytes = self.bytes.saturating_add(pause_bytes);
+            self.time += pause;
         }
         self.bytes = self.bytes.saturating_add(flow.confirmed_bytes);
         self.time += elapsed;
@@ -129,13 +144,26 @@ mod tests {
     const MB: u64 = 1_000_000;
     const TICK: Duration = Duration::from_millis(100);
 
-    /// Feeds one disk tick by tick with (confirmed bytes, held).
-    fn speed_after(ticks: impl IntoIterator<Item = (u64, bool)>) -> Option<u64> {
+    /// Feeds one disk tick by tick with (confirmed bytes, held); this much is owed all the time.
+    fn speed_with(owed_bytes: u64, ticks: impl IntoIterator<Item = (u64, bool)>) -> Option<u64> {
         let mut speeds = Speeds::default();
         for (tick, (confirmed_bytes, held)) in (1..).zip(ticks) {
-            speeds.add(8, Flow { confirmed_bytes, held, owed_bytes: 0 }, TICK, TICK * tick);
+            speeds.add(8, Flow { confirmed_bytes, held, owed_bytes }, TICK, TICK * tick);
         }
         speeds.slowest_in_use()
+    }
+
+    fn speed_after(ticks: impl IntoIterator<Item = (u64, bool)>) -> Option<u64> {
+        speed_with(0, ticks)
+    }
+
+    #[test]
+    fn a_pause_in_which_the_disk_works_on_counts() {
+        let bursts = || (0..40).map(|tick| (if tick % 5 == 4 { 15 * MB } else { 0 }, tick % 5 >= 2));
+        assert_eq!(speed_with(20 * MB, bursts()), Some(30 * MB));
+        assert!(speed_with(0, bursts()) > Some(40 * MB), "nothing was owed: the writer paused");
+        let slow_writer = || (0..200).map(|tick| (3 * MB, tick % 20 < 10));
+        assert_eq!(speed_with(MB, slow_writer()), Some(30 * MB), "a long pause says nothing");
     }
 
     #[test]
