@@ -41,7 +41,7 @@ fn the_command_gets_what_it_would_have_got() {
     // everything that a process can be told of its own start; the descriptors' numbers and what they are
     let look = "grep -E '^(Sig(Blk|Ign)|Seccomp|NoNewPrivs)' /proc/self/status; \
                 for fd in /proc/self/fd/*; do echo $fd $(readlink $fd | sed 's/[0-9]*//g'); done; \
-                ps -o pgid=,sid= -p $$; ulimit -Sn; ulimit -c; umask; pwd; cat || true";
+                cut -d' ' -f5,6 /proc/$$/stat; ulimit -Sn; ulimit -c; umask; pwd; cat || true";
     let prefixes: [&[&str]; 5] = [
         &[],
         &["env", "--ignore-signal=PIPE"],
@@ -200,7 +200,7 @@ fn a_limit_is_a_group_for_the_command_alone() {
     };
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("report.json");
-    let script = r#"group=$(sed -n 's/^[0-9]*:memory://p; s/^0:://p' /proc/self/cgroup | head -1); echo "$group"; ps -o pid= --ppid $PPID"#;
+    let script = r#"group=$(sed -n 's/^[0-9]*:memory://p; s/^0:://p' /proc/self/cgroup | head -1); echo "$group""#;
     let mut command = freeboard(["run", "--quiet", "--limit", "100M", "--report"]);
     command.arg(&report).args(["--", "bash", "-c", script]);
     let output = inside(&mut command).output().unwrap();
@@ -233,19 +233,37 @@ fn a_limit_is_a_group_for_the_command_alone() {
     kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
     assert_eq!(process.wait().unwrap().signal(), Some(libc::SIGTERM));
 
-    // what lives on in the group keeps it, and that is said
-    let mut command = freeboard(["run", "--quiet", "--limit", "50M", "sh", "-c", "sleep 20 >/dev/null 2>&1 & echo $!"]);
-    let output = inside(&mut command).output().unwrap();
-    assert!(output.status.success());
-    let text = stderr(&output);
-    let sleeper = stdout(&output).trim().to_owned();
-    assert!(text.contains(&format!("left processes in it ({sleeper})")), "{text}");
-    let sleeper = Pid::from_raw(sleeper.parse().unwrap()).unwrap();
-    kill_process(sleeper, Signal::KILL).unwrap();
-    let left =
-        std::fs::read_dir(&parent.0).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
-    assert!(text.contains(left.to_str().unwrap()), "{text}");
-    eventually("the group can be removed", || std::fs::remove_dir(&left).is_ok());
+    // groups that the command made in its own go with it
+    let left = || {
+        let mut entries = std::fs::read_dir(&parent.0).unwrap().map(|entry| entry.unwrap().path());
+        entries.find(|path| path.is_dir())
+    };
+    let move_below = format!(
+        "group=$(echo {}/freeboard-*) && mkdir -p $group/empty $group/a/b && echo $$ >$group/a/b/cgroup.procs",
+        parent.0.display()
+    );
+    let output =
+        inside(&mut freeboard(["run", "--quiet", "--limit", "50M", "sh", "-c", &move_below])).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", stderr(&output));
+    assert_eq!(left(), None);
+
+    // what lives on in the group, or below it, keeps all of it, and that is said
+    for begin in ["true", &move_below] {
+        let script = format!("{begin} && {{ sleep 20 >/dev/null 2>&1 & echo $!; }}");
+        let output =
+            inside(&mut freeboard(["run", "--quiet", "--limit", "50M", "sh", "-c", &script])).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let text = stderr(&output);
+        let sleeper = stdout(&output).trim().to_owned();
+        assert!(text.contains(&format!("left processes in it ({sleeper})")), "{text}");
+        let kept = left().unwrap();
+        assert!(text.contains(kept.to_str().unwrap()), "{text}");
+        assert_eq!(kept.join("empty").exists(), begin != "true");
+        kill_process(Pid::from_raw(sleeper.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+        for group in ["empty", "a/b", "a", ""].map(|name| kept.join(name)) {
+            eventually("the group can be removed", || std::fs::remove_dir(&group).is_ok() || !group.exists());
+        }
+    }
     drop(parent);
     assert_eq!(groups(), 0, "everything that was made below the test's group is gone");
 }

@@ -20,7 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Debian packages that the host needs.
-pub const APT_PACKAGES: &[&str] = &["e2fsprogs", "mmdebstrap", "tar", "util-linux"];
+pub const APT_PACKAGES: &[&str] = &["e2fsprogs", "mmdebstrap", "tar", "util-linux", "xz-utils", "zstd"];
 
 /// Debian packages of the guest, and of the chroot that qemu runs in.
 const ROOT_PACKAGES: &[&str] = &[

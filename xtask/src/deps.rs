@@ -60,6 +60,8 @@ pub fn install(missing: &[&str]) -> anyhow::Result<()> {
         bail!("this machine lacks programs that are needed; install them: {list}");
     }
     println!("installing with apt-get: {list}");
+    // slim images lack it, and without it Java's package fails
+    sh.create_dir("/usr/share/man/man1")?;
     let _quiet = sh.push_env("DEBIAN_FRONTEND", "noninteractive");
     cmd!(sh, "apt-get update -qq").run()?;
     cmd!(sh, "apt-get install -y -qq --no-install-recommends {missing...}")

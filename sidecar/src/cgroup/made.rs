@@ -24,7 +24,7 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(10);
 pub const MEND: &str = "start it where groups may be made (as root on the host), or without --limit inside a group \
                         that has the limit (systemd-run --scope -p MemoryMax=..., docker run -m ...)";
 
-/// A directory that this process made; removed when dropped, if it is empty of processes.
+/// A directory that this process made; removed when dropped, if no process is left in it or below.
 #[derive(Debug)]
 struct Directory(PathBuf);
 
@@ -44,20 +44,45 @@ impl Directory {
         bail!("cannot make a cgroup in {}: too many of that name are left there", parent.display())
     }
 
-    /// Removes it, trying again while the kernel still counts a process that is just ending.
+    /// Removes it with the groups that were made in it, trying again while the kernel still counts a process that is
+    /// just ending. All or nothing: a process that lives on may still want the groups that are empty.
     fn remove(&self) -> io::Result<()> {
         let mut tries = 0;
         loop {
-            match fs::remove_dir(&self.0) {
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && tries < REMOVE_TRIES => {
+            let is_empty = processes(&self.0).is_empty();
+            let removed = if is_empty { remove_tree(&self.0) } else { Err(Errno::BUSY.into()) };
+            match removed {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && tries < REMOVE_TRIES => {
                     tries += 1;
                     std::thread::sleep(REMOVE_PAUSE);
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
                 other => return other,
             }
         }
     }
+}
+
+/// Removes a group and those below it.
+fn remove_tree(group: &Path) -> io::Result<()> {
+    for child in children(group) {
+        remove_tree(&child)?;
+    }
+    match fs::remove_dir(group) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// The processes in a group and in those below it.
+fn processes(group: &Path) -> Vec<String> {
+    let own = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    let below = children(group).into_iter().flat_map(|child| processes(&child));
+    own.lines().map(str::to_owned).chain(below).collect()
+}
+
+fn children(group: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(group).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
 impl Drop for Directory {
@@ -176,12 +201,11 @@ impl Made {
     pub fn remove(self) -> Result<()> {
         let path = self.path().to_owned();
         let Err(error) = self.directory.remove() else { return Ok(()) };
-        let processes = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-        let pids = processes.lines().collect::<Vec<_>>().join(", ");
+        let pids = processes(&path).join(", ");
         let leaf =
             self.leaf.as_ref().map_or(String::new(), |leaf| format!(", and {} with it", leaf.directory.0.display()));
         bail!(
-            "the cgroup {} stays{leaf}: {error}, the command left processes in it ({pids}); mend: rmdir it when they have ended",
+            "the cgroup {} stays{leaf}: {error}, the command left processes in it ({pids}); mend: rmdir it, and first the groups in it, when they have ended",
             path.display()
         )
     }
