@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 const DISK: u64 = 30 * MIB;
+const ATTEMPTS: u32 = 4;
 /// Most that may be read from the disk of what a program reads.
 const AMPLIFICATION: f64 = 0.05;
 
@@ -19,55 +20,57 @@ fn shell(script: &str, arguments: &[&Path]) -> Command {
     command
 }
 
-#[test]
-fn what_was_cached_before_stays() {
-    let test = "what was cached before";
+/// Appends to a file that is cached, in `mode = "always"`, which drops what was appended as soon as it has arrived. How
+/// much of the old part stays cached; then the file's tail and all of it. The machine may take cold pages back by itself
+/// (DAMON), so the best of a few attempts counts: what the library drops, it drops each time.
+fn append_to_cached(test: &str, old_bytes: u64, append: impl Fn(&Lab, &Path) -> Command) {
     let Some(lab) = Lab::shared(test) else { return };
     let disk = SlowDisk::new(&lab, Filesystem::Xfs, DISK);
-    let (old, new) = (programs::random_file(&lab, 40 * MIB), programs::random_file(&lab, 60 * MIB + 1000));
-    let file = disk.dir().join("file");
-    fs::copy(&old, &file).expect("cannot copy");
-    disk.write_out();
-
-    // drops all that it appends, as soon as it has arrived
     let always = freeboard::workload(lab.dir(), "[writes]\nmode = \"always\"\nwindow = \"4MiB\"\n");
-    let mut append = Command::new("dd");
-    append.args(["bs=64k", "conv=notrunc", "oflag=append", "status=none"]);
-    append.arg(format!("if={}", new.display())).arg(format!("of={}", file.display()));
-    let run = measure(&lab, 200 * MB, &mut freeboard::under(&append, Some(&always)));
-    run.assert_ok(test);
+    let old = programs::random_file(&lab, old_bytes);
+    let file = disk.dir().join("file");
+    let stayed = (0..ATTEMPTS).any(|_| {
+        fs::copy(&old, &file).expect("cannot copy");
+        disk.write_out();
+        let append = append(&lab, &file);
+        measure(&lab, 200 * MB, &mut freeboard::under(&append, Some(&always))).assert_ok(test);
+        let end = fs::metadata(&file).expect("cannot stat").len();
+        let before = truth::cached_range(&file, 0, old_bytes).bytes;
+        let tail = truth::cached_range(&file, end - 1, 1).bytes;
+        let all = truth::cached(&file).bytes;
+        println!(
+            "{test}: {} of {} KiB stay, {tail} bytes of the tail; {} KiB in all",
+            before >> 10,
+            old_bytes >> 10,
+            all >> 10
+        );
+        assert!(all <= old_bytes + 20 * MIB, "nothing was dropped: this shows nothing");
+        before >= old_bytes && tail > 0
+    });
+    assert!(stayed, "what was cached before we wrote, or the tail, was dropped {ATTEMPTS} times");
+}
 
-    let [before, tail] =
-        [(0, 40 * MIB), (100 * MIB, 1000)].map(|(at, bytes)| truth::cached_range(&file, at, bytes).bytes);
-    let all = truth::cached(&file).bytes;
-    println!("{test}: {} MiB of 40 MiB from before, {tail} bytes of the tail, {} MiB in all", before / MIB, all / MIB);
-    assert_eq!(before, 40 * MIB, "what was cached before we wrote was dropped");
-    assert!(tail > 0, "the tail of the file was dropped");
-    assert!(all <= 50 * MIB, "nothing was dropped: this shows nothing");
+#[test]
+fn what_was_cached_before_stays() {
+    append_to_cached("what was cached before", 40 * MIB, |lab, file| {
+        let new = programs::random_file(lab, 60 * MIB + 1000);
+        let mut dd = Command::new("dd");
+        dd.args(["bs=64k", "conv=notrunc", "oflag=append", "status=none"]);
+        dd.arg(format!("if={}", new.display())).arg(format!("of={}", file.display()));
+        dd
+    });
 }
 
 /// Once more with an old end inside a page, and with many closes: what outlives a close is dropped by other means.
 #[test]
 fn what_was_cached_before_stays_when_files_are_closed() {
-    let test = "what was cached before, many closes";
-    let Some(lab) = Lab::shared(test) else { return };
-    let disk = SlowDisk::new(&lab, Filesystem::Xfs, DISK);
-    let old = programs::random_file(&lab, 20 * MIB + 1000);
-    let file = disk.dir().join("file");
-    fs::copy(&old, &file).expect("cannot copy");
-    disk.write_out();
-
-    let always = freeboard::workload(lab.dir(), "[writes]\nmode = \"always\"\nwindow = \"4MiB\"\n");
-    let appends = "import sys\nfor n in range(24):\n    with open(sys.argv[1], 'ab') as f: f.write(bytes(2 << 20))";
-    let mut python = Command::new(run("python3", &["-c", "import sys; print(sys.executable)"]));
-    python.args(["-c", appends]).arg(&file);
-    measure(&lab, 200 * MB, &mut freeboard::under(&python, Some(&always))).assert_ok(test);
-
-    let before = truth::cached_range(&file, 0, 20 * MIB + 1000).bytes;
-    let all = truth::cached(&file).bytes;
-    println!("{test}: {} KiB of 20481 KiB from before, {} MiB of 68 MiB in all", before >> 10, all / MIB);
-    assert!(before >= 20 * MIB, "what was cached before we wrote was dropped");
-    assert!(all <= 40 * MIB, "nothing was dropped: this shows nothing");
+    append_to_cached("what was cached before, many closes", 20 * MIB + 1000, |_, file| {
+        let appends =
+            "import sys\nfor n in range(24):\n    with open(sys.argv[1], 'ab') as f: f.write(bytes(2 << 20) + b'x')";
+        let mut python = Command::new(run("python3", &["-c", "import sys; print(sys.executable)"]));
+        python.args(["-c", appends]).arg(file);
+        python
+    });
 }
 
 #[test]
