@@ -142,7 +142,7 @@ pub fn share(allowed: u64, unowned: u64, writers: u64, others_owed: u64, speed: 
     if allowed == u64::MAX && configured == 0 {
         return Share::UNLIMITED;
     }
-    let mine = allowed.saturating_sub(unowned.min(allowed / 8 * 7));
+    let mine = allowed.saturating_sub(unowned.min(allowed / 2));
     let equal = mine / writers.max(1);
     let mut window = equal.min(mine.saturating_sub(others_owed).max(equal / 4)).max(MIN_WINDOW);
     if configured != 0 {
