@@ -14,7 +14,6 @@ use crate::files::{self, Chunk, File};
 use crate::flush::{self, How};
 use crate::ledger::{self, TOTALS};
 use crate::{apart, group, helper, process, region, sys};
-use core::sync::atomic::AtomicI32;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use freeboard_budget::Mode;
@@ -49,7 +48,8 @@ const COPY_RESERVE: usize = 64 << 20;
 const LOOK_BYTES: u64 = 8 << 20;
 
 static PACE: AtomicU64 = AtomicU64::new(0);
-static HOLDING: AtomicI32 = AtomicI32::new(0);
+/// When a call that is held back was last seen to be: a time and not a count, because one can be left by siglongjmp.
+static HELD_AT: AtomicU64 = AtomicU64::new(0);
 static CLOSES: AtomicU64 = AtomicU64::new(0);
 /// What the process had written when it looked last.
 static LOOKED_AT_BYTES: AtomicU64 = AtomicU64::new(0);
@@ -100,7 +100,7 @@ fn give(signals: u64) {
 /// A child of fork has the pace to itself.
 pub fn reset() {
     PACE.store(0, Relaxed);
-    HOLDING.store(0, Relaxed);
+    HELD_AT.store(0, Relaxed);
     FIRST_BEGAN.store(0, Relaxed);
     CLOSES.store(0, Relaxed);
     LOOKED_AT_BYTES.store(0, Relaxed);
@@ -471,7 +471,7 @@ fn look_after(file: &'static File, fd: c_int) {
         } else {
             descriptors::forget(fd);
         }
-        region::publish(ledger::owed(), HOLDING.load(Relaxed) > 0);
+        region::publish(ledger::owed(), is_holding());
         give(signals);
     }
 }
@@ -528,7 +528,6 @@ fn hold(file: &'static File, fd: c_int, mut enough: impl FnMut() -> bool) -> boo
     let mut slept = false;
     let turn = Queue { began };
     let mut progress = (TOTALS.confirmed_bytes.load(Relaxed), began);
-    let mut holding = false;
     let result = loop {
         let mut look_ns = 0;
         match take() {
@@ -556,17 +555,11 @@ fn hold(file: &'static File, fd: c_int, mut enough: impl FnMut() -> bool) -> boo
             forget_debts();
             break false;
         }
-        if !holding {
-            holding = true;
-            HOLDING.fetch_add(1, Relaxed);
-        }
+        HELD_AT.store(now, Relaxed);
         slept = true;
         sys::sleep_ns(STEP_NS.max(look_ns.saturating_mul(8)));
     };
     turn.leave();
-    if holding {
-        HOLDING.fetch_sub(1, Relaxed);
-    }
     if slept {
         let held = sys::now_ns().wrapping_sub(began);
         TOTALS.held_back_ns.fetch_add(held, Relaxed);
@@ -586,6 +579,11 @@ fn forget_debts() {
         ledger::credit(files::closed().swap(0, Relaxed));
         give(mine);
     }
+}
+
+/// Is some call held back?
+fn is_holding() -> bool {
+    sys::now_ns().wrapping_sub(HELD_AT.load(Relaxed)) < QUEUE_NS
 }
 
 /// Held calls get room in the order in which they came: the word is the time at which the longest waiting one began.
@@ -661,7 +659,7 @@ fn look_at_all(caller: Option<(&'static File, c_int)>) {
         }
     }
     measure_speed();
-    region::publish(ledger::owed(), HOLDING.load(Relaxed) > 0);
+    region::publish(ledger::owed(), is_holding());
 }
 
 /// A file's current charge: is it a chunk, and is it really dirty? `pressed`: the window is more than half full, so
@@ -880,7 +878,7 @@ pub fn before_close(fd: c_int, entry: Entry) {
     }
     let Turn::Mine(signals) = take() else { return };
     send(file, fd);
-    region::publish(ledger::owed(), HOLDING.load(Relaxed) > 0);
+    region::publish(ledger::owed(), is_holding());
     give(signals);
     if !drops || !file.is_last_user() {
         hold_short_process(file, fd);
@@ -958,7 +956,7 @@ fn measure_speed() {
     let now = sys::now_ns();
     let confirmed = TOTALS.confirmed_bytes.load(Relaxed);
     let since = now.wrapping_sub(SPEED_FROM.load(Relaxed));
-    if HOLDING.load(Relaxed) == 0 || since > 2_000_000_000 {
+    if !is_holding() || since > 2_000_000_000 {
         SPEED_FROM.store(now, Relaxed);
         SPEED_BYTES.store(confirmed, Relaxed);
     } else if since > 1_000_000_000 {

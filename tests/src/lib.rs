@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`lab`] | a test's turn on the machine, its scratch directory, and the clean-up of all it made |
 //! | [`slow_disk`] | a loop disk with a write limit, with or without a filesystem, overlayfs on top |
+//! | [`cases`] | a program of ours, case by case, plainly and paced |
 //! | [`cgroup`] | a memory cgroup with a limit: runs programs in it and says what the kernel counted |
 //! | [`freeboard`] | the release build: a program under `freeboard run`, a sidecar of its own |
 //! | [`docker`] | a Docker engine of its own, with base images made here |
@@ -15,6 +16,7 @@
 //! | [`table`] | measured figures, printed side by side |
 //! | [`sys`] | raw system calls |
 
+pub mod cases;
 pub mod cgroup;
 pub mod docker;
 pub mod freeboard;

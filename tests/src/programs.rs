@@ -64,7 +64,10 @@ pub fn musl_program(lab: &Lab, name: &str) -> PathBuf {
 fn compile(compiler: &str, lab: &Lab, name: &str) -> PathBuf {
     let program = lab.dir().join(format!("{name}-{compiler}"));
     let source = programs_dir().join(format!("{name}.c"));
-    run(compiler, &["-O1", "-Wall", "-Werror", "-pthread", "-o", &path_str(&program), &path_str(&source)]);
+    run(
+        compiler,
+        &["-O1", "-Wall", "-Werror", "-fexceptions", "-pthread", "-o", &path_str(&program), &path_str(&source)],
+    );
     program
 }
 
