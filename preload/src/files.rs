@@ -2,7 +2,7 @@
 //! of chunks, oldest first.
 //!
 //! Everything is atomic, because hooks run in many threads and in signal handlers. The queue is changed only by the
-//! thread that has the pace (see [`crate::pace`]); a charge is always *moved* by an atomic swap, so that even where two
+//! thread that has the pace ([`crate::pace`]); a charge is always *moved* by an atomic swap, so that even where two
 //! threads meet, no byte is credited twice.
 
 use crate::flush::How;

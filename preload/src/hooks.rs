@@ -1,17 +1,17 @@
 //! Every symbol that is interposed, in one table. A hook is a thin shell: it says which kind of call this is, and the
-//! work is done elsewhere ([`pace`] for what writes, [`descriptors`] for what moves descriptors).
+//! work is done elsewhere ([`calls`] for what writes, [`descriptors`] for what moves descriptors).
 //!
 //! Variadic functions are declared with the arguments that they can have: on the architectures that we support a
 //! variadic integer argument travels as a named one does, and one that is not there is not looked at.
 
 use crate::real::interpose;
-use crate::{descriptors, pace, process, seccomp};
+use crate::{calls, closing, descriptors, process, seccomp};
 use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use libc::{iovec, mode_t, off_t, pid_t, size_t, ssize_t};
 
 /// A vector at an offset; a negative one is pwritev2's way of saying "at the file's own".
 pub fn vectored_at(fd: c_int, offset: off_t, call: impl Fn() -> ssize_t + Copy) -> ssize_t {
-    pace::vectored(fd, u64::try_from(offset).ok(), call)
+    calls::vectored(fd, u64::try_from(offset).ok(), call)
 }
 
 /// The same with flags, of which one makes the offset void.
@@ -22,7 +22,7 @@ pub fn vectored_with(fd: c_int, offset: off_t, flags: c_int, call: impl Fn() -> 
 pub fn close_with(fd: c_int, call: impl FnOnce() -> c_int) -> c_int {
     let entry = descriptors::get(fd);
     if !entry.is_unknown() && process::is_ours() {
-        pace::before_close(fd, entry);
+        closing::before_close(fd, entry);
         descriptors::forget(fd);
     }
     call()
@@ -42,7 +42,7 @@ pub fn replace_with(from: c_int, to: c_int, call: impl FnOnce() -> c_int) -> c_i
     }
     let entry = descriptors::get(to);
     if !entry.is_unknown() {
-        pace::before_close(to, entry);
+        closing::before_close(to, entry);
         descriptors::forget(to);
     }
     let result = call();
@@ -57,7 +57,7 @@ pub fn close_range_with(first: c_uint, last: c_uint, flags: c_uint, call: impl F
     const UNSHARE: c_uint = 2;
     if flags & (CLOEXEC | UNSHARE) == 0 && first <= last && process::is_ours() {
         for fd in descriptors::known(first, last) {
-            pace::before_close(fd, descriptors::get(fd));
+            closing::before_close(fd, descriptors::get(fd));
             descriptors::forget(fd);
         }
     }
@@ -115,23 +115,23 @@ pub fn truncated(fd: c_int, bytes: off_t, call: impl FnOnce() -> c_int) -> c_int
 interpose! {
     // what writes
     fn write(fd: c_int, buffer: *const c_void, bytes: size_t) -> ssize_t
-        | libc::SYS_write, [fd, buffer, bytes] => pace::plain(fd, bytes, move || next::write(fd, buffer, bytes));
+        | libc::SYS_write, [fd, buffer, bytes] => calls::plain(fd, bytes, move || next::write(fd, buffer, bytes));
     fn __write(fd: c_int, buffer: *const c_void, bytes: size_t) -> ssize_t
-        | libc::SYS_write, [fd, buffer, bytes] => pace::plain(fd, bytes, move || next::__write(fd, buffer, bytes));
+        | libc::SYS_write, [fd, buffer, bytes] => calls::plain(fd, bytes, move || next::__write(fd, buffer, bytes));
     fn pwrite(fd: c_int, buffer: *const c_void, bytes: size_t, offset: off_t) -> ssize_t
-        | libc::SYS_pwrite64, [fd, buffer, bytes, offset] => pace::positional(fd, offset, bytes, move |done, length| {
+        | libc::SYS_pwrite64, [fd, buffer, bytes, offset] => calls::positional(fd, offset, bytes, move |done, length| {
             next::pwrite(fd, buffer.byte_add(done), length, offset + done as off_t)
         });
     fn pwrite64(fd: c_int, buffer: *const c_void, bytes: size_t, offset: off_t) -> ssize_t
-        | libc::SYS_pwrite64, [fd, buffer, bytes, offset] => pace::positional(fd, offset, bytes, move |done, length| {
+        | libc::SYS_pwrite64, [fd, buffer, bytes, offset] => calls::positional(fd, offset, bytes, move |done, length| {
             next::pwrite64(fd, buffer.byte_add(done), length, offset + done as off_t)
         });
     fn __pwrite64(fd: c_int, buffer: *const c_void, bytes: size_t, offset: off_t) -> ssize_t
-        | libc::SYS_pwrite64, [fd, buffer, bytes, offset] => pace::positional(fd, offset, bytes, move |done, length| {
+        | libc::SYS_pwrite64, [fd, buffer, bytes, offset] => calls::positional(fd, offset, bytes, move |done, length| {
             next::__pwrite64(fd, buffer.byte_add(done), length, offset + done as off_t)
         });
     fn writev(fd: c_int, vectors: *const iovec, count: c_int) -> ssize_t
-        | libc::SYS_writev, [fd, vectors, count] => pace::vectored(fd, None, move || next::writev(fd, vectors, count));
+        | libc::SYS_writev, [fd, vectors, count] => calls::vectored(fd, None, move || next::writev(fd, vectors, count));
     fn pwritev(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t) -> ssize_t
         | libc::SYS_pwritev, [fd, vectors, count, offset] => {
             vectored_at(fd, offset, move || next::pwritev(fd, vectors, count, offset))
@@ -150,21 +150,21 @@ interpose! {
         };
     fn sendfile(to: c_int, from: c_int, offset: *mut off_t, bytes: size_t) -> ssize_t
         | libc::SYS_sendfile, [to, from, offset, bytes] => {
-            pace::sending(to, from, offset, bytes, &mut |length| next::sendfile(to, from, offset, length))
+            calls::sending(to, from, offset, bytes, &mut |length| next::sendfile(to, from, offset, length))
         };
     fn sendfile64(to: c_int, from: c_int, offset: *mut off_t, bytes: size_t) -> ssize_t
         | libc::SYS_sendfile, [to, from, offset, bytes] => {
-            pace::sending(to, from, offset, bytes, &mut |length| next::sendfile64(to, from, offset, length))
+            calls::sending(to, from, offset, bytes, &mut |length| next::sendfile64(to, from, offset, length))
         };
     fn copy_file_range(from: c_int, from_at: *mut off_t, to: c_int, to_at: *mut off_t, bytes: size_t, flags: c_uint) -> ssize_t
         | libc::SYS_copy_file_range, [from, from_at, to, to_at, bytes, flags] => {
-            pace::copying(to, to_at, from, from_at, bytes, &mut |length| {
+            calls::copying(to, to_at, from, from_at, bytes, &mut |length| {
                 next::copy_file_range(from, from_at, to, to_at, length, flags)
             })
         };
     fn splice(from: c_int, from_at: *mut off_t, to: c_int, to_at: *mut off_t, bytes: size_t, flags: c_uint) -> ssize_t
         | libc::SYS_splice, [from, from_at, to, to_at, bytes, flags] => {
-            pace::splicing(to, to_at, bytes, &mut || next::splice(from, from_at, to, to_at, bytes, flags))
+            calls::splicing(to, to_at, bytes, &mut || next::splice(from, from_at, to, to_at, bytes, flags))
         };
 
     // what changes a file's size

@@ -3,8 +3,9 @@
 //!
 //! What the process does is in one table, [`hooks`]. A call that writes takes its pages from what its file was granted
 //! ([`files`]) and goes to the function behind ours ([`real`]); that is the hot path: two loads, a compare and an addition.
-//! When the grant is used up, the slow path ([`pace`]) asks the [`ledger`] for another; when a chunk is full, or the window
-//! is, it looks at the kernel's truth, sends pages to the disk ([`flush`]) and waits, if it must, for the oldest of them.
+//! When the grant is used up, the slow path asks the [`ledger`] for another; when a chunk is full, or the window is, it
+//! looks at the kernel's truth ([`look`]), sends pages to the disk ([`flush`]) and waits, if it must, for the oldest of
+//! them ([`pace`]).
 //!
 //! | module | job |
 //! | --- | --- |
@@ -14,7 +15,11 @@
 //! | [`descriptors`] | what each descriptor is |
 //! | [`files`] | what each file owes, chunk by chunk |
 //! | [`ledger`] | what the process owes, and what a file's word says |
-//! | [`pace`] | the slow path: look, send, wait |
+//! | [`calls`] | a call that writes: booked, admitted, in pieces |
+//! | [`pace`] | whose turn it is to look, and how a call waits |
+//! | [`look`] | what is really dirty is sent, what has arrived is taken off |
+//! | [`closing`] | what a file owes when it is closed, a process when it ends |
+//! | [`speed`] | the disk's speed, as this process measures it |
 //! | [`flush`] | how, by filesystem |
 //! | [`apart`] | a thread with a descriptor table of its own, for the length of one errand |
 //! | [`helper`] | a thread with a descriptor table of its own, for what outlives a close |
@@ -37,6 +42,8 @@
 extern crate std as _;
 
 mod apart;
+mod calls;
+mod closing;
 mod descriptors;
 mod elf;
 mod files;
@@ -45,11 +52,13 @@ mod group;
 mod helper;
 pub mod hooks;
 mod ledger;
+mod look;
 mod pace;
 mod process;
 mod real;
 mod region;
 mod seccomp;
+mod speed;
 mod stdio;
 mod sys;
 pub mod syscall;
@@ -83,7 +92,7 @@ fn start() {
 /// The process ends: by its destructors, or by `_exit`. Not where a child of vfork ends, in its parent's memory.
 extern "C" fn finish() {
     if process::is_ours() {
-        pace::end();
+        closing::end();
         process::end();
     }
 }

@@ -7,7 +7,7 @@
 //! This is one of the modules that may say `unsafe`.
 
 use crate::elf::Object;
-use crate::{apart, files, helper, ledger, pace, region, seccomp, sys};
+use crate::{apart, closing, files, helper, ledger, pace, region, seccomp, sys};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32};
 
@@ -94,6 +94,7 @@ pub fn is_ours() -> bool {
     let wiped = unsafe { (*mark).compare_exchange(0, 1, AcqRel, Relaxed) }.is_ok();
     if wiped {
         pace::reset();
+        closing::reset();
         helper::reset();
         apart::reset();
         region::reset();

@@ -8,7 +8,7 @@
 //! This is one of the modules that may say `unsafe`.
 
 use crate::apart::{self, Apart};
-use crate::{descriptors, group, helper, ledger, pace, process, sys};
+use crate::{descriptors, group, helper, ledger, process, speed, sys};
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -290,7 +290,7 @@ pub fn refresh() {
             let allowed = if word & CONTAINER_UNLIMITED != 0 { u64::MAX } else { allowed };
             (allowed, row.unowned_bytes.load(Relaxed), row.speed_bytes_per_s.load(Relaxed))
         }
-        None => (judge_own(now), 0, pace::speed()),
+        None => (judge_own(now), 0, speed::get()),
     };
     ALLOWED.store(allowed, Relaxed);
     let speed = (speed != 0).then_some(speed);
@@ -317,7 +317,7 @@ fn judge_own(now: u64) -> u64 {
     if now.wrapping_sub(JUDGED_AT.load(Relaxed)) < 20_000_000 {
         return ALLOWED.load(Relaxed);
     }
-    let speed = pace::speed();
+    let speed = speed::get();
     let read = |apart: &Apart| (group::judge(apart, target(), (speed != 0).then_some(speed)), group::unwritten(apart));
     let Some((verdict, unwritten)) = apart::run(read) else { return ALLOWED.load(Relaxed) };
     JUDGED_AT.store(now, Relaxed);

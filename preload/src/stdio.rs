@@ -12,7 +12,7 @@
 
 use crate::elf::Object;
 use crate::sys::raw;
-use crate::{hooks, pace};
+use crate::{calls, hooks};
 use core::ffi::{CStr, c_int, c_void};
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::{Relaxed, Release};
@@ -110,7 +110,7 @@ unsafe extern "C" fn ours_write(stream: *mut c_void, data: *const c_void, bytes:
         return call();
     }
     // SAFETY: glibc's own stream.
-    pace::plain(unsafe { fileno(stream) }, bytes as usize, call)
+    calls::plain(unsafe { fileno(stream) }, bytes as usize, call)
 }
 
 /// In the place of `_IO_file_seek`.

@@ -6,7 +6,7 @@
 
 use crate::elf::Object;
 use crate::real::Next;
-use crate::{hooks, pace, seccomp, sys};
+use crate::{calls, hooks, seccomp, sys};
 use core::ffi::{c_int, c_long, c_uint};
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
@@ -146,20 +146,20 @@ unsafe extern "C" fn ours(nr: c_long, a: isize, b: isize, c: isize, d: isize, e:
     // SAFETY: pointers are the application's own, and go where they would have gone.
     let result = unsafe {
         match nr {
-            libc::SYS_write => pace::plain(fd, c as usize, as_is),
-            libc::SYS_pwrite64 => pace::positional(fd, d as i64, c as usize, |done, length| {
+            libc::SYS_write => calls::plain(fd, c as usize, as_is),
+            libc::SYS_pwrite64 => calls::positional(fd, d as i64, c as usize, |done, length| {
                 call(a, b + done as isize, length as isize, d + done as isize, e, f)
             }),
-            libc::SYS_writev => pace::vectored(fd, None, as_is),
+            libc::SYS_writev => calls::vectored(fd, None, as_is),
             libc::SYS_pwritev => hooks::vectored_at(fd, d as i64, as_is),
             libc::SYS_pwritev2 => hooks::vectored_with(fd, d as i64, f as c_int, as_is),
             libc::SYS_sendfile => {
-                pace::sending(fd, b as c_int, c as _, d as usize, &mut |length| call(a, b, c, length as isize, e, f))
+                calls::sending(fd, b as c_int, c as _, d as usize, &mut |length| call(a, b, c, length as isize, e, f))
             }
-            libc::SYS_copy_file_range => pace::copying(c as c_int, d as _, fd, b as _, e as usize, &mut |length| {
+            libc::SYS_copy_file_range => calls::copying(c as c_int, d as _, fd, b as _, e as usize, &mut |length| {
                 call(a, b, c, d, length as isize, f)
             }),
-            libc::SYS_splice => pace::splicing(c as c_int, d as _, e as usize, &mut || as_is()),
+            libc::SYS_splice => calls::splicing(c as c_int, d as _, e as usize, &mut || as_is()),
             libc::SYS_fallocate => hooks::resized(fd, as_is),
             libc::SYS_ftruncate => hooks::truncated(fd, b as i64, || as_is() as c_int) as isize,
             libc::SYS_close => hooks::close_with(fd, || as_is() as c_int) as isize,

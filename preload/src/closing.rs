@@ -1,0 +1,107 @@
+//! What a file still owes when it is closed, and a process when it ends: nobody can send it later.
+
+use crate::descriptors::{self, Entry};
+use crate::files::{self, File};
+use crate::flush::{self, How};
+use crate::ledger::{self, TOTALS};
+use crate::look::EDGE_PAGES;
+use crate::{helper, look, pace, process, region, sys};
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
+use freeboard_budget::Mode;
+use freeboard_budget::law::MIN_WINDOW;
+use libc::c_int;
+
+/// Closes of files that still owed something, before the helper is worth its start.
+const CLOSES_BEFORE_HELPER: u64 = 4;
+static CLOSES: AtomicU64 = AtomicU64::new(0);
+
+/// A child of fork has closed nothing yet.
+pub fn reset() {
+    CLOSES.store(0, Relaxed);
+}
+
+/// A descriptor is about to be closed. Where the group is pressed, what its file owes is sent on its way; where usage
+/// is near its target, the helper keeps the file until it is written, and drops it.
+pub fn before_close(fd: c_int, entry: Entry) {
+    let Some(file) = entry.file() else { return };
+    if matches!(file.how(), How::Remote | How::Unstable) {
+        // close itself writes everything back to the server (nfs(5), close-to-open)
+        if file.is_last_user() {
+            helper::release(file, region::max_stall_ns());
+        }
+        return;
+    }
+    file.harvest();
+    let owed = file.owed();
+    if owed == 0 || file.mode() == Mode::Observe || !descriptors::is_on(fd, file) {
+        return;
+    }
+    region::refresh();
+    let drops = file.mode() == Mode::Always || region::wants_drop_closed();
+    if !(drops || region::is_pressed() || ledger::is_pressed()) {
+        return;
+    }
+    let pace::Turn::Mine(signals) = pace::take() else { return };
+    look::send(file, fd);
+    region::publish(ledger::owed(), pace::is_holding());
+    pace::give(signals);
+    if !drops || !file.is_last_user() {
+        hold_short_process(file, fd);
+    } else if CLOSES.fetch_add(1, Relaxed) >= CLOSES_BEFORE_HELPER && !sys::has_lease(fd) {
+        let charge = file.take_all();
+        let mut kept = false;
+        // the helper has room for so many: when it is full, the disk is the slow one
+        pace::hold(file, fd, || {
+            kept = helper::keep(file, fd, charge);
+            kept || !helper::is_full()
+        });
+        if !kept {
+            files::closed().fetch_add(charge, Relaxed);
+            hold_until_clean(file, fd);
+            sys::drop_cache(fd, file.droppable_from(), 0);
+        }
+    }
+}
+
+/// A process that writes more than a window is held by that; of many short ones none ever fills it.
+fn hold_short_process(file: &'static File, fd: c_int) {
+    if region::is_crowded() && TOTALS.written_bytes.load(Relaxed) < MIN_WINDOW {
+        hold_until_clean(file, fd);
+    }
+}
+
+/// Waits until nothing of the file is on its way any more, or the group is no longer crowded.
+fn hold_until_clean(file: &'static File, fd: c_int) {
+    pace::hold(file, fd, || {
+        !region::is_crowded()
+            || flush::measure(file, fd, 0, u64::MAX).is_none_or(|stat| stat.dirty + stat.writeback <= EDGE_PAGES)
+    });
+}
+
+/// The process ends: what is owed is sent on its way where the group is pressed.
+pub fn end() {
+    if !region::is_attached() && files::all().next().is_none() || !process::is_ours() {
+        return;
+    }
+    if let pace::Turn::Mine(signals) = pace::take() {
+        for file in files::all() {
+            file.harvest();
+            if file.owed() > 0
+                && (region::is_pressed() || ledger::is_pressed())
+                && let Some(fd) = descriptors::find(file)
+            {
+                look::send(file, fd);
+            }
+        }
+        pace::give(signals);
+        for file in files::all() {
+            if file.owed() > 0
+                && let Some(fd) = descriptors::find(file)
+            {
+                hold_short_process(file, fd);
+            }
+        }
+    }
+    region::end();
+}

@@ -1,0 +1,273 @@
+//! A look at what the process owes: what a chunk's worth of writes has really left dirty, what is to be sent on its way, and
+//! what has arrived on the disk. The caller has the pace.
+
+use crate::calls::PIECE_MIN;
+use crate::files::{self, Chunk, File};
+use crate::flush::{self, How};
+use crate::ledger::{self, TOTALS};
+use crate::{apart, descriptors, group, helper, pace, region, speed, sys};
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
+use freeboard_budget::Mode;
+use freeboard_budget::law::COUNTER_LAG;
+use libc::c_int;
+
+/// Pages left dirty in a chunk whose writeback has ended: the ones that the next chunk has touched again.
+pub const EDGE_PAGES: u64 = 2;
+/// Bytes on a remote filesystem that are written to the server before a commit is asked for, at most.
+const COMMIT_BYTES: u64 = 16 << 20;
+/// Least time after an attempt to drop what has not arrived: it makes every processor empty its list of new pages.
+const ATTEMPT_NS: u64 = 20_000_000;
+/// An NFS client that has not committed for so long what it has sent does not do so by itself.
+const COMMIT_LATE_NS: u64 = 1_000_000_000;
+/// The group's unwritten as last read, where files of ours are measured by it; `u64::MAX`: they are not.
+static GROUP_UNWRITTEN: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Every file that owes: sends what is not on its way, takes off what has arrived. The caller has the pace.
+pub fn look_at_all(caller: Option<(&'static File, c_int)>) {
+    region::refresh();
+    let mut started = 0;
+    let mut by_group = 0;
+    let mut known = 0;
+    for file in files::all() {
+        file.harvest();
+        if file.owed() == 0 {
+            continue;
+        }
+        let fd = match caller {
+            Some((at, fd)) if core::ptr::eq(at, file) && descriptors::is_on(fd, file) => Some(fd),
+            _ if file.is_open() => descriptors::find(file),
+            _ => None,
+        };
+        let Some(fd) = fd else {
+            file.drain(); // closed: its debt is seen in the group's unwritten
+            continue;
+        };
+        advance(file, fd, ledger::owed() >= ledger::window() / 2);
+        confirm(file, fd);
+        started += file.started();
+        if matches!(file.how(), How::Group | How::Layered) {
+            by_group += file.owed();
+        } else {
+            known += file.owed();
+        }
+    }
+    let closed = files::closed().load(Relaxed);
+    if closed + by_group > 0 {
+        settle_by_group(known);
+    } else {
+        GROUP_UNWRITTEN.store(u64::MAX, Relaxed);
+    }
+    if started == 0 {
+        // nothing is on its way, so nothing would ever arrive: send all that is there
+        for file in files::all() {
+            if file.owed() > 0
+                && let Some(fd) = descriptors::find(file)
+            {
+                send(file, fd);
+            }
+        }
+    }
+    speed::measure();
+    region::publish(ledger::owed(), pace::is_holding());
+}
+
+/// A file's current charge: is it a chunk, and is it really dirty? `pressed`: the window is more than half full, so
+/// also what is less than a chunk goes where nothing else of the file is on its way.
+pub fn advance(file: &'static File, fd: c_int, pressed: bool) {
+    if file.mode() == Mode::Observe {
+        ledger::credit(file.forgive(u64::MAX));
+        return;
+    }
+    let current = file.current();
+    let due = current >= ledger::chunk() || (pressed && current >= PIECE_MIN && file.started() == 0);
+    if !due {
+        return;
+    }
+    if file.how() == How::Ranges {
+        // a chunk of writes is a reason to look, not yet to flush: pages that are written again and again, and pages
+        // that the kernel has written already, are taken off
+        let (low, high) = file.current_range(sys::position(fd));
+        if let Some(stat) = flush::measure(file, fd, low, high) {
+            let unwritten = (stat.dirty + stat.writeback).saturating_mul(ledger::PAGE);
+            if unwritten < current / 2 && file.how() == How::Ranges {
+                ledger::credit(file.forgive(current.saturating_sub(unwritten)));
+                return;
+            }
+        }
+    }
+    send(file, fd);
+}
+
+/// Starts writeback of all that the file's current charge stands for.
+pub fn send(file: &'static File, fd: c_int) {
+    if file.current() > 0 {
+        let (low, high) = file.current_range(sys::position(fd));
+        flush::start(file, fd, low, high);
+        let charge = file.cut(low, high);
+        TOTALS.flushed_bytes.fetch_add(charge, Relaxed);
+    }
+    if file.how() == How::Remote {
+        commit(file, fd);
+    }
+}
+
+/// On a remote filesystem only a commit tells: asks the helper for one of all that was sent, one at a time.
+fn commit(file: &'static File, fd: c_int) {
+    if file.syncing.load(Relaxed) == 0 {
+        if file.started() < COMMIT_BYTES.min(ledger::window() / 3) {
+            return;
+        }
+        while file.oldest().is_some() {
+            file.syncing.fetch_add(file.pop(), Relaxed);
+        }
+    }
+    if !helper::commit(file, fd) {
+        file.measure_by_group();
+    }
+}
+
+/// Takes off what has arrived, oldest chunk first, and drops it where that is wanted.
+pub fn confirm(file: &'static File, fd: c_int) {
+    while let Some(chunk) = file.oldest() {
+        let (low, high) = (chunk.low.load(Relaxed), chunk.high.load(Relaxed));
+        let charge = chunk.charge.load(Relaxed);
+        match file.how() {
+            How::Ranges => {
+                let Some(stat) = flush::measure(file, fd, low, high) else { return };
+                let left = (stat.dirty + stat.writeback).saturating_mul(ledger::PAGE);
+                if stat.writeback > 0 || stat.dirty > EDGE_PAGES {
+                    // not below what others have added to it since
+                    let _ = chunk
+                        .charge
+                        .fetch_update(Relaxed, Relaxed, |now| Some(now.saturating_sub(charge.saturating_sub(left))));
+                    arrived(charge.saturating_sub(left));
+                    if stat.writeback > 0 {
+                        return;
+                    }
+                    // written, and dirty again: by the application, whose later charge stands for it; or never sent
+                    if !chunk.again.swap(true, Relaxed) {
+                        flush::start(file, fd, low, high);
+                        return;
+                    }
+                }
+            }
+            How::Unstable => {
+                if !confirm_by_dropping(file, fd, chunk) {
+                    return;
+                }
+                arrived(file.pop());
+                continue;
+            }
+            How::Group | How::Layered if charge > 0 => return,
+            How::Remote => break,
+            _ => {}
+        }
+        arrived(file.pop());
+        let always = file.mode() == Mode::Always || region::wants_drop();
+        if always {
+            flush::drop_range(file, fd, low, high, region::is_over_target());
+        }
+    }
+    if file.how() == How::Remote {
+        commit(file, fd);
+    }
+}
+
+/// The oldest chunk of a file on NFS: drops what has arrived of it. `false`: some has not.
+fn confirm_by_dropping(file: &'static File, fd: c_int, chunk: &Chunk) -> bool {
+    let now = sys::now_ns();
+    if now.wrapping_sub(file.attempted_ns.load(Relaxed)) < ATTEMPT_NS {
+        return false;
+    }
+    let (low, high) = (chunk.low.load(Relaxed), chunk.high.load(Relaxed));
+    if low.saturating_add(ledger::PAGE) <= file.droppable_from() {
+        file.set_how(How::Remote); // what was there before stays cached
+        return false;
+    }
+    let Some(left) = flush::drop_arrived(file, fd, low, high) else { return false };
+    let left_bytes = left.cached.saturating_mul(ledger::PAGE);
+    let before = chunk.charge.fetch_min(left_bytes, Relaxed);
+    arrived(before.saturating_sub(left_bytes));
+    if left.cached <= EDGE_PAGES {
+        file.late_since_ns.store(0, Relaxed);
+        return true;
+    }
+    if left.writeback == 0 {
+        file.attempted_ns.store(now, Relaxed);
+    }
+    if left.dirty + left.writeback > 0 || left_bytes < before || file.late_since_ns.load(Relaxed) == 0 {
+        file.late_since_ns.store(now, Relaxed);
+    } else if now.wrapping_sub(file.late_since_ns.load(Relaxed)) > COMMIT_LATE_NS {
+        file.set_how(How::Remote);
+    }
+    false
+}
+
+fn arrived(bytes: u64) {
+    ledger::credit(bytes);
+    TOTALS.confirmed_bytes.fetch_add(bytes, Relaxed);
+}
+
+/// Closed files, and files that cachestat cannot see: together they owe no more than the group has unwritten, less what
+/// is known to be owed otherwise. `known`: what open files owe by cachestat.
+fn settle_by_group(known: u64) {
+    let Some(unwritten) = apart::run(group::unwritten) else { return };
+    let Some(unwritten) = unwritten else {
+        GROUP_UNWRITTEN.store(u64::MAX, Relaxed);
+        fall_back();
+        return;
+    };
+    GROUP_UNWRITTEN.store(unwritten, Relaxed);
+    let mut left = unwritten.saturating_sub(known).saturating_sub(COUNTER_LAG);
+    // the youngest debts are the ones that can still be unwritten
+    for file in files::all().filter(|file| matches!(file.how(), How::Group | How::Layered)) {
+        left = left.saturating_sub(file.current());
+    }
+    let closed = files::closed();
+    let mut owed = closed.load(Relaxed);
+    for file in files::all().filter(|file| matches!(file.how(), How::Group | How::Layered)) {
+        owed = owed.saturating_add(file.started());
+    }
+    let mut excess = owed.saturating_sub(left);
+    let before = closed.load(Relaxed);
+    let taken = excess.min(before);
+    let _ = closed.fetch_update(Relaxed, Relaxed, |debt| Some(debt.saturating_sub(taken)));
+    arrived(taken);
+    excess -= taken;
+    for file in files::all().filter(|file| matches!(file.how(), How::Group | How::Layered)) {
+        while excess > 0 {
+            let Some(chunk) = file.oldest() else { break };
+            let charge = chunk.charge.load(Relaxed);
+            let taken = charge.min(excess);
+            chunk.charge.store(charge - taken, Relaxed);
+            arrived(taken);
+            excess -= taken;
+            if charge > taken {
+                break;
+            }
+            match descriptors::find(file) {
+                Some(fd) => confirm(file, fd),
+                None => {
+                    file.pop();
+                }
+            }
+        }
+    }
+}
+
+/// Neither cachestat nor the cgroup can be read: only a wait in the helper tells.
+fn fall_back() {
+    let debt = files::closed().swap(0, Relaxed);
+    arrived(debt);
+    for file in files::all().filter(|file| file.how() == How::Group) {
+        file.set_how(How::Remote);
+    }
+}
+
+/// Where files of ours are measured by the group alone, our own share of what is unwritten is not known: it is enough
+/// that the group is within what it may owe.
+pub fn group_has_room(charge: u64) -> bool {
+    let unwritten = GROUP_UNWRITTEN.load(Relaxed);
+    unwritten != u64::MAX && unwritten.saturating_add(charge).saturating_add(COUNTER_LAG) <= region::allowed()
+}
