@@ -2,7 +2,8 @@
 
 mod support;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,7 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use support::*;
 
@@ -114,19 +116,52 @@ fn the_library_comes_first_and_what_was_there_is_kept() {
     assert!(!Path::new(lines[1]).exists(), "the directory is gone");
 }
 
+/// A command that is killed with its process group where a test fails before it ended.
+struct Started(Child);
+
+impl Started {
+    fn end(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("it ends", || {
+            status = self.0.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if self.0.try_wait().is_ok_and(|status| status.is_none()) {
+            let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
+            let _ = self.0.wait();
+        }
+    }
+}
+
 #[test]
 fn signals_are_handed_on_once() {
     let script = r#"trap 'echo usr1' USR1; trap 'echo rt' RTMIN+2; trap 'echo term; exit 9' TERM; trap 'echo hup' HUP
                     echo ready; while :; do sleep 0.02; done"#;
-    let mut process = freeboard(["run", "--quiet", "bash", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
+    // a shell cannot trap what was ignored when it started, as it may be here
+    let mut command = Command::new("env");
+    command.args(["--default-signal", FREEBOARD, "run", "--quiet", "bash", "-c", script]);
+    command.env("FREEBOARD_LIB", library()).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut process = Started(command.process_group(0).spawn().unwrap());
+    let (said, heard) = mpsc::channel();
+    let output = BufReader::new(process.0.stdout.take().unwrap());
+    std::thread::spawn(move || output.lines().try_for_each(|line| said.send(line.unwrap())));
+    let mut lines = std::iter::from_fn(|| match heard.recv_timeout(Duration::from_secs(10)) {
+        Err(RecvTimeoutError::Timeout) => panic!("no word for ten seconds"),
+        line => line.ok(),
+    });
     assert_eq!(lines.next().unwrap(), "ready");
-    let pid = process.id();
+    let pid = process.0.id();
     for (name, line) in [("USR1", "usr1"), ("HUP", "hup"), ("RTMIN+2", "rt"), ("TERM", "term")] {
         assert!(Command::new("bash").args(["-c", &format!("kill -{name} {pid}")]).status().unwrap().success());
         assert_eq!(lines.next().unwrap(), line);
     }
-    assert_eq!(process.wait().unwrap().code(), Some(9));
+    assert_eq!(process.end().code(), Some(9));
     assert_eq!(lines.next(), None, "each came once");
 
     let mut process = freeboard(["run", "--quiet", "sleep", "100"]).spawn().unwrap();
@@ -143,19 +178,23 @@ fn a_key_on_the_terminal_reaches_the_command_once() {
     let name = ptsname(&terminal, Vec::new()).unwrap();
     let side = || File::options().read(true).write(true).open(OsStr::from_bytes(name.to_bytes())).unwrap();
     let script = "trap 'echo int' INT; trap 'echo quit; exit 5' QUIT; echo ready; while :; do sleep 0.02; done";
-    let mut process = Command::new("setsid")
-        .args(["--ctty", "--wait", FREEBOARD, "run", "--quiet", "bash", "-c", script])
+    let process = Command::new("setsid")
+        .args(["--ctty", "--wait", "env", "--default-signal", FREEBOARD, "run", "--quiet", "bash", "-c", script])
         .env("FREEBOARD_LIB", library())
         .stdin(side())
         .stdout(side())
         .stderr(side())
         .spawn()
         .unwrap();
+    let mut process = Started(process);
     let mut terminal = File::from(terminal);
     let mut seen = String::new();
     let mut until = |terminal: &mut File, wanted: &str| {
         while !seen.contains(wanted) {
             let mut bytes = [0u8; 256];
+            let ten_seconds = Timespec { tv_sec: 10, tv_nsec: 0 };
+            let ready = poll(&mut [PollFd::new(terminal, PollFlags::IN)], Some(&ten_seconds)).unwrap();
+            assert_eq!(ready, 1, "no word for ten seconds after {seen:?}");
             let got = terminal.read(&mut bytes).unwrap();
             seen.push_str(&String::from_utf8_lossy(&bytes[..got]));
         }
@@ -168,7 +207,7 @@ fn a_key_on_the_terminal_reaches_the_command_once() {
     terminal.write_all(b"\x1c").unwrap();
     let all = until(&mut terminal, "quit");
     assert_eq!(all.matches("int\r\n").count(), 1, "{all:?}");
-    assert_eq!(process.wait().unwrap().code(), Some(5));
+    assert_eq!(process.end().code(), Some(5));
 }
 
 #[test]
