@@ -32,11 +32,6 @@ macro_rules! rows {
 }
 rows!(Policy => Policy, Container => Containers, Device => Devices, Slot => Slots);
 
-/// The rules table; a [`Rule`] is the row of two tables, so it has no [`Row::KIND`] of its own.
-pub const RULES: Kind = Kind::Rules;
-/// The excludes table.
-pub const EXCLUDES: Kind = Kind::Excludes;
-
 impl Mapped {
     /// Takes a mapped `budget` file.
     ///
@@ -142,7 +137,7 @@ impl Mapped {
         self.at::<R>(R::KIND, index)
     }
 
-    /// A row of the rules or the excludes table.
+    /// A row of the rules or the excludes table: one type for two tables, so it has no [`Row::KIND`] of its own.
     pub fn rule(&self, kind: Kind, index: usize) -> Option<&Rule> {
         if !matches!(kind, Kind::Rules | Kind::Excludes) {
             return None;
