@@ -59,6 +59,29 @@ pub struct Report {
     pub aside: [u64; ASIDES],
 }
 
+impl Report {
+    /// What was counted since an earlier report; the rest is as it is now.
+    pub fn since(&self, earlier: &Report) -> Report {
+        let mut since = *self;
+        for (count, before) in [
+            (&mut since.written_bytes, earlier.written_bytes),
+            (&mut since.flushed_bytes, earlier.flushed_bytes),
+            (&mut since.confirmed_bytes, earlier.confirmed_bytes),
+            (&mut since.dropped_bytes, earlier.dropped_bytes),
+            (&mut since.held_back_ns, earlier.held_back_ns),
+            (&mut since.calls, earlier.calls),
+            (&mut since.held_calls, earlier.held_calls),
+        ] {
+            // a call that failed after all is taken off again
+            *count = count.saturating_sub(before);
+        }
+        for (count, before) in since.aside.iter_mut().zip(earlier.aside) {
+            *count = count.saturating_sub(before);
+        }
+        since
+    }
+}
+
 const fn word(nonce: u64, phase: Phase) -> u64 {
     nonce << PHASE_BITS | phase as u64
 }
@@ -77,14 +100,16 @@ impl Slot {
         true
     }
 
-    /// Writes what the owner says. `false`: the row is not its own any more, and it may claim another. A row that has
-    /// ended is still its own until it was added up, but takes no more numbers.
+    /// Writes what the owner says. `true`: this, or what it says later, is what will be added up. `false`: the row has
+    /// ended or is not its own any more, and what it said before is added up; it may claim another for what came since.
     pub fn publish(&self, nonce: u64, report: &Report) -> bool {
-        let state = self.state.load(Acquire);
-        if state == word(nonce, Phase::Live) {
-            self.write(report);
+        let live = word(nonce, Phase::Live);
+        if self.state.load(Acquire) != live {
+            return false;
         }
-        state & !Phase::MASK == word(nonce, Phase::Live) & !Phase::MASK
+        self.write(report);
+        // a swap, so that whoever ends the row after it has seen the numbers
+        self.state.compare_exchange(live, live, Release, Relaxed).is_ok()
     }
 
     /// The owner ends, or seems to have been killed: what it published last waits to be added up. `false`: the row is

@@ -49,6 +49,18 @@ struct Errand<A, T> {
     result: Option<T>,
 }
 
+/// Does `act`, which opens no descriptors, while nobody is on an errand. `None`: somebody else is at it.
+pub fn alone<T>(act: impl FnOnce(&Apart) -> T) -> Option<T> {
+    let signals = sys::block_signals();
+    let result = (!BUSY.swap(true, AcqRel)).then(|| {
+        let result = act(&Apart(()));
+        BUSY.store(false, Release);
+        result
+    });
+    sys::restore_signals(signals);
+    result
+}
+
 /// Does `act` where it may open descriptors. `None`: somebody else is at it. Where there can be no thread, or no table
 /// of its own for it (Linux before 5.9), it is done here.
 pub fn run<A: FnOnce(&Apart) -> T, T>(act: A) -> Option<T> {

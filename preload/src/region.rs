@@ -3,14 +3,18 @@
 //! With a socket (`FREEBOARD_SOCKET`) the library sends its cgroup's directory and gets two memfds: sealed against
 //! shrinking, so that no truncation can kill it. With a directory alone (`FREEBOARD_REGION`) the budget file is copied,
 //! never mapped: anybody who may write to a plain file can truncate it. Mappings are never undone, because another
-//! thread may be reading them; there are at most [`ATTACHMENTS`], one a start of a sidecar.
+//! thread may be reading them; there are at most [`ATTACHMENTS`], one a start of a sidecar. A sidecar that was only late
+//! is known by its counters' file, and nothing is mapped again.
 //!
 //! This is one of the modules that may say `unsafe`.
+
+mod row;
 
 use crate::apart::{self, Apart};
 use crate::{descriptors, group, helper, ledger, process, speed, sys};
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
+use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use freeboard_budget::law::{self, Share, Target, Verdict};
@@ -23,11 +27,13 @@ use freeboard_budget::shm::Mapped;
 use freeboard_budget::slots::Report;
 use freeboard_budget::{Mode, glob, slots};
 use libc::c_int;
+use row::{Name, Row};
 
 /// Starts of a sidecar that a process can follow; after that it reads its own cgroup.
 const ATTACHMENTS: usize = 64;
 /// A file of the region larger than this is not ours.
 const FILE_BYTES_MAX: usize = 4 << 20;
+const _: () = assert!(FILE_BYTES_MAX / size_of::<Slot>() <= row::ROWS_MAX);
 /// Longest wait for the sidecar's answer.
 const ANSWER_MS: u64 = 200;
 /// Time until a sidecar is asked again that did not answer.
@@ -38,25 +44,28 @@ const ACTIVE_TICKS: u64 = 10;
 const ALWAYS_WINDOW: u64 = 4 << 20;
 
 /// One start of a sidecar.
-#[derive(Clone, Copy)]
 struct Attachment {
     budget: Mapped,
     /// `None`: a copied budget file.
-    counters: Option<Mapped>,
+    counters: Option<Counters>,
     container: usize,
     copy_bytes: usize,
 }
 
-struct Attachments(UnsafeCell<[Option<Attachment>; ATTACHMENTS]>);
-// SAFETY: an entry is written once, by the one that is on an errand, before CURRENT names it; after that it is only read.
-unsafe impl Sync for Attachments {}
+struct Counters {
+    /// Device and inode of their file.
+    file: (u64, u64),
+    row: Row,
+}
 
-static ATTACHED: Attachments = Attachments(UnsafeCell::new([const { None }; ATTACHMENTS]));
+struct Place(UnsafeCell<MaybeUninit<Attachment>>);
+// SAFETY: written once, by the one that is on an errand, before CURRENT counts it; after that it is only read.
+unsafe impl Sync for Place {}
+
+static ATTACHED: [Place; ATTACHMENTS] = [const { Place(UnsafeCell::new(MaybeUninit::uninit())) }; ATTACHMENTS];
 /// Number of entries written; the last one is in force.
 static CURRENT: AtomicUsize = AtomicUsize::new(0);
 static TRIED_AT: AtomicU64 = AtomicU64::new(0);
-static SLOT: AtomicUsize = AtomicUsize::new(0);
-static NONCE: AtomicU64 = AtomicU64::new(0);
 static LAST_TICK: AtomicU64 = AtomicU64::new(0);
 static LAST_TICK_AT: AtomicU64 = AtomicU64::new(0);
 static COPIED_AT: AtomicU64 = AtomicU64::new(0);
@@ -72,17 +81,17 @@ static JUDGED_AT: AtomicU64 = AtomicU64::new(0);
 static REFRESHED_AT: AtomicU64 = AtomicU64::new(0);
 
 /// Where the environment says the region and the socket are; copied at start, because setenv may move the originals.
-struct Place {
+struct Path {
     bytes: UnsafeCell<[u8; 128]>,
     len: AtomicU32,
 }
 // SAFETY: written once, in the constructor, before `len` is published; after that only read.
-unsafe impl Sync for Place {}
+unsafe impl Sync for Path {}
 
-static SOCKET: Place = Place { bytes: UnsafeCell::new([0; 128]), len: AtomicU32::new(0) };
-static REGION: Place = Place { bytes: UnsafeCell::new([0; 128]), len: AtomicU32::new(0) };
+static SOCKET: Path = Path { bytes: UnsafeCell::new([0; 128]), len: AtomicU32::new(0) };
+static REGION: Path = Path { bytes: UnsafeCell::new([0; 128]), len: AtomicU32::new(0) };
 
-impl Place {
+impl Path {
     fn set(&self, name: &CStr) {
         // SAFETY: getenv reads the environment of a process that is still starting; the result is a C string.
         let value = unsafe {
@@ -119,20 +128,24 @@ pub fn without_socket() {
     SOCKET.len.store(0, Release);
 }
 
-/// A child of fork has a slot of its own, and looks for its group anew.
+/// A child of fork has a row of its own, and looks for its group anew.
 pub fn reset() {
-    SLOT.store(0, Relaxed);
-    NONCE.store(0, Relaxed);
+    if let Some(row) = own_row() {
+        row.reset();
+    }
     REFRESHED_AT.store(0, Relaxed);
     JUDGED_AT.store(0, Relaxed);
     group::reset();
 }
 
-fn current() -> Option<Attachment> {
-    let count = CURRENT.load(Acquire);
-    // SAFETY: entries below CURRENT were written before it was raised, and are never written again.
-    let all = unsafe { &*ATTACHED.0.get() };
-    all.get(count.checked_sub(1)?).copied().flatten()
+fn current() -> Option<&'static Attachment> {
+    let place = ATTACHED.get(CURRENT.load(Acquire).checked_sub(1)?)?;
+    // SAFETY: places below CURRENT were written before it was raised, and are never written again.
+    Some(unsafe { (*place.0.get()).assume_init_ref() })
+}
+
+fn own_row() -> Option<&'static Row> {
+    Some(&current()?.counters.as_ref()?.row)
 }
 
 /// Usage is near its target: flushed pages are to be dropped.
@@ -262,8 +275,8 @@ pub fn refresh() {
     REFRESHED_AT.store(now, Relaxed);
     let mut attachment = current();
     // a copied file serves until the socket answers
-    let is_settled = |attachment: Attachment| {
-        is_live(&attachment, now) && (attachment.counters.is_some() || SOCKET.get().is_empty())
+    let is_settled = |attachment: &Attachment| {
+        is_live(attachment, now) && (attachment.counters.is_some() || SOCKET.get().is_empty())
     };
     let has_place = !SOCKET.get().is_empty() || !REGION.get().is_empty();
     let is_due = now.saturating_sub(TRIED_AT.load(Relaxed)) > STALE_MS * 1_000_000;
@@ -297,9 +310,7 @@ pub fn refresh() {
     let configured = policy().map_or(0, |policy| policy.window_bytes.load(Relaxed));
     let is_always = mode == Mode::Always || ALWAYS.load(Relaxed);
     let configured = if is_always && configured == 0 { ALWAYS_WINDOW } else { configured };
-    let others = attachment.and_then(|attachment| attachment.counters).map_or_else(others_unseen, |counters| {
-        slots::others(&counters, SLOT.load(Relaxed), LAST_TICK.load(Relaxed), ACTIVE_TICKS)
-    });
+    let others = own_row().map_or_else(others_unseen, |row| row.others(LAST_TICK.load(Relaxed), ACTIVE_TICKS));
     if allowed == u64::MAX && configured == 0 && ledger::window() != u64::MAX {
         ledger::aside(Aside::Unlimited);
     }
@@ -354,70 +365,69 @@ fn notice_policy() {
     }
 }
 
-/// Writes the process's totals to its slot.
+/// Writes the process's totals to its row.
 pub fn publish(owed_bytes: u64, holding: bool) {
     let Some(attachment) = current() else { return };
-    let Some(counters) = attachment.counters else { return };
-    let report =
-        Report { last_tick: LAST_TICK.load(Relaxed), holding: u64::from(holding), ..ledger::report(owed_bytes) };
-    let published = || {
-        let index = SLOT.load(Relaxed);
-        let nonce = NONCE.load(Relaxed);
-        // row 0: all others were taken, or this process has said its last word
-        nonce != 0 && (index == 0 || counters.row::<Slot>(index).is_some_and(|slot| slot.publish(nonce, &report)))
-    };
-    if !published() {
+    let Some(Counters { row, .. }) = &attachment.counters else { return };
+    let tick = LAST_TICK.load(Relaxed);
+    let totals = Report { last_tick: tick, holding: u64::from(holding), ..ledger::report(owed_bytes) };
+    if let Err(lost) = row.publish(&totals) {
         // a child of fork, or the sidecar took an idle process's row back
-        claim_slot(&counters, attachment.container);
-        published();
+        apart::alone(|apart| row.claim(apart, lost, pid_container(attachment.container), tick));
+        let _ = row.publish(&totals);
     }
 }
 
 /// The process ends: its last word.
 pub fn end() {
     publish(0, false);
-    // no row any more, so that a thread that still writes does not claim another and say everything again
-    let index = SLOT.swap(0, Relaxed);
-    if let Some(counters) = current().and_then(|attachment| attachment.counters)
-        && let Some(slot) = counters.row::<Slot>(index).filter(|_| index != 0)
-    {
-        slot.end(NONCE.load(Relaxed));
+    if let Some(row) = own_row() {
+        row.end();
     }
 }
 
 /// The process goes on after all, in a row of its own again.
 pub fn reopen() {
-    NONCE.store(0, Relaxed);
+    if let Some(row) = own_row() {
+        row.reopen();
+    }
 }
 
-fn claim_slot(counters: &Mapped, container: usize) {
-    let nonce = sys::random() | 1;
-    let pid_container = u64::from(process::pid() as u32) | (container as u64) << 32;
-    let index = slots::claim(counters, nonce, pid_container, LAST_TICK.load(Relaxed)).unwrap_or(0);
-    NONCE.store(nonce, Relaxed);
-    SLOT.store(index, Relaxed);
+fn pid_container(container: usize) -> u64 {
+    u64::from(process::pid() as u32) | (container as u64) << 32
 }
 
 /// Looks for a sidecar: by its socket, else by the files of its region.
 fn attach(apart: &Apart, now: u64) {
     TRIED_AT.store(now, Relaxed);
     let count = CURRENT.load(Relaxed);
-    // SAFETY: there is one `Apart` at a time, so this is the only writer, and the entry at CURRENT has no readers yet.
-    let place = unsafe { (*ATTACHED.0.get()).get_mut(count) };
-    if let Some(place) = place
-        && let Some(attachment) = attach_by_socket(apart).or_else(|| attach_by_file(apart))
-    {
-        // an answer on the socket is a sign of life; a file is alive when its tick is seen to move
-        LAST_TICK.store(attachment.budget.tick().load(Acquire), Relaxed);
-        let seen_at = if attachment.counters.is_some() { now } else { now.wrapping_sub(2 * STALE_MS * 1_000_000) };
-        LAST_TICK_AT.store(seen_at, Relaxed);
-        *place = Some(attachment);
-        CURRENT.store(count + 1, Release);
-        if let Some(counters) = attachment.counters {
-            claim_slot(&counters, attachment.container);
+    if count == ATTACHMENTS {
+        return;
+    }
+    let known = current();
+    let Some(attachment) = attach_by_socket(apart).or_else(|| attach_by_file(apart)) else { return };
+    let is_new = !known.is_some_and(|known| core::ptr::eq(known, attachment));
+    let tick = attachment.budget.tick().load(Acquire);
+    if is_new {
+        if let Some(Counters { row, .. }) = &attachment.counters {
+            row.claim(apart, Name::NONE, pid_container(attachment.container), tick);
         }
         EXCLUDED.store(is_excluded(&attachment.budget), Relaxed);
     }
+    // an answer on the socket is a sign of life; a file is alive when its tick is seen to move
+    LAST_TICK.store(tick, Relaxed);
+    let seen_at = if attachment.counters.is_some() { now } else { now.wrapping_sub(2 * STALE_MS * 1_000_000) };
+    LAST_TICK_AT.store(seen_at, Relaxed);
+    if is_new {
+        CURRENT.store(count + 1, Release);
+    }
+}
+
+/// Puts what is to be in force next into its place.
+fn keep(_: &Apart, attachment: Attachment) -> Option<&'static Attachment> {
+    let place = ATTACHED.get(CURRENT.load(Relaxed))?;
+    // SAFETY: there is one `Apart` at a time, so this is the only writer, and the place at CURRENT has no readers yet.
+    Some(unsafe { (*place.0.get()).write(attachment) })
 }
 
 fn is_excluded(budget: &Mapped) -> bool {
@@ -428,7 +438,7 @@ fn is_excluded(budget: &Mapped) -> bool {
             .is_some_and(|program| first_match(budget, Kind::Excludes, policy, program).is_some())
 }
 
-fn attach_by_socket(apart: &Apart) -> Option<Attachment> {
+fn attach_by_socket(apart: &Apart) -> Option<&'static Attachment> {
     let path = SOCKET.get();
     if path.is_empty() {
         return None;
@@ -443,15 +453,15 @@ fn attach_by_socket(apart: &Apart) -> Option<Attachment> {
         return None;
     }
     let socket = sys::packet_socket();
-    let mut attachment = None;
+    let mut found = None;
     if socket >= 0 {
         if sys::connect(socket, &address, bytes.min(size_of_val(&address))) == 0 {
-            attachment = introduce(socket, directory);
+            found = introduce(apart, socket, directory);
         }
         sys::close(socket);
     }
     sys::close(directory);
-    attachment
+    found
 }
 
 /// Room for one control message with two descriptors.
@@ -459,7 +469,7 @@ fn attach_by_socket(apart: &Apart) -> Option<Attachment> {
 struct Control([u8; 64]);
 
 /// Says hello and takes what comes back.
-fn introduce(socket: c_int, directory: c_int) -> Option<Attachment> {
+fn introduce(apart: &Apart, socket: c_int, directory: c_int) -> Option<&'static Attachment> {
     let mut hello =
         Hello { magic: protocol::MAGIC, major: layout::MAJOR, minor: layout::MINOR, pid: process::pid() as u32 };
     let mut control = Control([0; 64]);
@@ -514,14 +524,25 @@ fn introduce(socket: c_int, directory: c_int) -> Option<Attachment> {
     }
     let [budget_fd, counters_fd] = fds;
     let wanted = welcome.magic == protocol::MAGIC && welcome.status == protocol::STATUS_OK;
-    let mapped = if wanted { map(budget_fd, false).zip(map(counters_fd, true)) } else { None };
+    let found = if wanted { take(apart, budget_fd, counters_fd, welcome.container as usize) } else { None };
     for fd in fds {
         if fd >= 0 {
             sys::close(fd);
         }
     }
-    let (budget, counters) = mapped?;
-    Some(Attachment { budget, counters: Some(counters), container: welcome.container as usize, copy_bytes: 0 })
+    found
+}
+
+/// What a welcome brings: a sidecar that we know gives us the counters that we have, in which our row stays.
+fn take(apart: &Apart, budget: c_int, counters: c_int, container: usize) -> Option<&'static Attachment> {
+    let file = sys::fstat(counters).map(|stat| (stat.st_dev, stat.st_ino))?;
+    let is_known = |known: &&Attachment| known.counters.as_ref().is_some_and(|counters| counters.file == file);
+    if let Some(known) = current().filter(is_known) {
+        return Some(known);
+    }
+    let (budget, counters) = map(budget, false).zip(map(counters, true))?;
+    let counters = Some(Counters { file, row: Row::new(counters) });
+    keep(apart, Attachment { budget, counters, container, copy_bytes: 0 })
 }
 
 /// Maps a sealed memfd and checks it.
@@ -557,7 +578,7 @@ fn open_budget_file() -> c_int {
 
 /// Copies the region's budget file into memory of our own, to be copied anew at every tick. Not where its sidecar is the
 /// one that we know already.
-fn attach_by_file(apart: &Apart) -> Option<Attachment> {
+fn attach_by_file(apart: &Apart) -> Option<&'static Attachment> {
     if REGION.get().is_empty() {
         return None;
     }
@@ -575,8 +596,8 @@ fn attach_by_file(apart: &Apart) -> Option<Attachment> {
         let mapped = unsafe { Mapped::budget(at, bytes) };
         match (filled, mapped) {
             (Some(filled), Ok(budget)) if filled == bytes && known != Some(budget.generation().load(Relaxed)) => {
-                let container = own_row(apart, &budget)?;
-                Some(Attachment { budget, counters: None, container, copy_bytes: bytes })
+                let container = own_container(apart, &budget)?;
+                keep(apart, Attachment { budget, counters: None, container, copy_bytes: bytes })
             }
             _ => {
                 sys::unmap(at, bytes);
@@ -592,7 +613,7 @@ fn attach_by_file(apart: &Apart) -> Option<Attachment> {
 
 /// The row of this process's cgroup, by the inode of its directory; one beyond the end where the sidecar does not know
 /// it, so that the policy holds and the law is applied here.
-fn own_row(apart: &Apart, budget: &Mapped) -> Option<usize> {
+fn own_container(apart: &Apart, budget: &Mapped) -> Option<usize> {
     let directory = group::open_directory(apart);
     let inode = sys::fstat(directory).map(|stat| stat.st_ino);
     if directory >= 0 {

@@ -12,7 +12,7 @@ pub const WRITER_TICKS: u64 = 1000 / TICK_MS;
 /// A process that wrote nothing for this long may have been killed: what its slot says that it owes counts no more.
 const IDLE_TICKS: u64 = 60_000 / TICK_MS;
 /// Slots of such processes are taken back when free ones get scarce: when less than one in this many is left. Not
-/// before, because one that lives after all claims another slot and reports the same totals there again.
+/// before, because one that lives after all claims another slot, and counts as one more process.
 const SCARCE: usize = 4;
 
 /// The shared row 0 is nobody's, so nobody sets its state or ends it.
@@ -21,7 +21,7 @@ const SHARED: Owned = Owned { nonce: 0, phase: Phase::Live };
 /// Counters of [`Report`]s, added up over processes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Totals {
-    /// Processes that had a slot.
+    /// Processes that had a slot; one whose slot was taken back and that wrote again counts as two.
     pub processes: u64,
     /// As [`Report::written_bytes`].
     pub written_bytes: u64,

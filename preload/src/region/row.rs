@@ -1,0 +1,174 @@
+//! This process's row of a container's counters: which one it is, and what has been reported in it.
+//!
+//! What an ended row says is added up for good. So where the sidecar took the row of an idle process back, or the process
+//! ended and goes on after all, the next row says only what came since the last report that the old one took.
+//!
+//! One thread at a time publishes, the one that has the pace; a process that ends says its last word beside it. One at a
+//! time claims, the one that is on an errand.
+
+use crate::apart::Apart;
+use crate::ledger::Totals;
+use crate::sys;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use freeboard_budget::layout::{ASIDES, Slot};
+use freeboard_budget::shm::Mapped;
+use freeboard_budget::slots::{self, Others, Report};
+
+const INDEX_BITS: u32 = 16;
+/// Rows that can be told apart.
+pub const ROWS_MAX: usize = 1 << INDEX_BITS;
+
+/// The row's index, and the nonce by which it is ours: one word, so that nobody takes the one with another row's other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Name(u64);
+
+impl Name {
+    /// None was claimed yet.
+    pub const NONE: Name = Name(0);
+
+    fn index(self) -> usize {
+        (self.0 & (ROWS_MAX as u64 - 1)) as usize
+    }
+
+    fn nonce(self) -> u64 {
+        self.0 >> INDEX_BITS
+    }
+
+    /// No row is wanted: all others were taken (0 is the shared one), or the process has said its last word.
+    fn is_silent(self) -> bool {
+        self != Name::NONE && self.index() == 0
+    }
+}
+
+pub struct Row {
+    counters: Mapped,
+    /// A [`Name`].
+    name: AtomicU64,
+    /// The totals when a row of ours last took a report.
+    reported: Totals,
+    /// The totals that ended rows of ours said.
+    added_up: Totals,
+}
+
+impl Row {
+    pub fn new(counters: Mapped) -> Row {
+        Row { counters, name: AtomicU64::new(0), reported: Totals::new(), added_up: Totals::new() }
+    }
+
+    fn name(&self) -> Name {
+        Name(self.name.load(Acquire))
+    }
+
+    fn slot(&self, name: Name) -> Option<&Slot> {
+        self.counters.row::<Slot>(name.index()).filter(|_| name.index() != 0)
+    }
+
+    /// A child of fork has a row of its own, and has reported nothing.
+    pub fn reset(&self) {
+        self.reopen();
+        self.reported.set(&Report::default());
+    }
+
+    /// The process goes on after its last word.
+    pub fn reopen(&self) {
+        self.name.store(Name::NONE.0, Release);
+    }
+
+    /// Writes the process's totals to its row. An error: it has none, or that one takes no more numbers; to be claimed
+    /// in its place.
+    pub fn publish(&self, totals: &Report) -> Result<(), Name> {
+        let name = self.name();
+        if name.is_silent() {
+            return Ok(());
+        }
+        let report = totals.since(&self.added_up.report());
+        if !self.slot(name).is_some_and(|slot| slot.publish(name.nonce(), &report)) {
+            return Err(name);
+        }
+        self.reported.set(totals);
+        Ok(())
+    }
+
+    /// Claims a row in place of one that is lost, or of none.
+    pub fn claim(&self, _: &Apart, lost: Name, pid_container: u64, tick: u64) {
+        if self.name() != lost {
+            return; // somebody was here before us
+        }
+        self.added_up.set(&self.reported.report());
+        let nonce = sys::random() >> INDEX_BITS | 1;
+        let index = slots::claim(&self.counters, nonce, pid_container, tick).unwrap_or(0);
+        let name = Name(nonce << INDEX_BITS | index as u64);
+        if self.name.compare_exchange(lost.0, name.0, Release, Relaxed).is_err()
+            && let Some(slot) = self.slot(name)
+        {
+            slot.end(nonce); // the process said its last word meanwhile
+        }
+    }
+
+    /// The process has said its last word: no row any more, so that a thread that still writes claims no other.
+    pub fn end(&self) {
+        let name = Name(self.name.fetch_and(!(ROWS_MAX as u64 - 1), AcqRel));
+        if let Some(slot) = self.slot(name) {
+            slot.end(name.nonce());
+        }
+    }
+
+    /// Who else writes; see [`slots::others`].
+    pub fn others(&self, tick: u64, ticks: u64) -> Others {
+        slots::others(&self.counters, self.name().index(), tick, ticks)
+    }
+}
+
+impl Totals {
+    pub const fn new() -> Totals {
+        Totals {
+            written_bytes: AtomicU64::new(0),
+            flushed_bytes: AtomicU64::new(0),
+            confirmed_bytes: AtomicU64::new(0),
+            dropped_bytes: AtomicU64::new(0),
+            held_back_ns: AtomicU64::new(0),
+            longest_held_back_ns: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
+            held_calls: AtomicU64::new(0),
+            dev: AtomicU64::new(0),
+            aside: [const { AtomicU64::new(0) }; ASIDES],
+        }
+    }
+
+    /// All but what is so at the moment: the heartbeat's tick, what is owed, whether somebody is held back.
+    pub fn report(&self) -> Report {
+        let mut aside = [0; ASIDES];
+        for (count, total) in aside.iter_mut().zip(&self.aside) {
+            *count = total.load(Relaxed);
+        }
+        Report {
+            written_bytes: self.written_bytes.load(Relaxed),
+            flushed_bytes: self.flushed_bytes.load(Relaxed),
+            confirmed_bytes: self.confirmed_bytes.load(Relaxed),
+            dropped_bytes: self.dropped_bytes.load(Relaxed),
+            held_back_ns: self.held_back_ns.load(Relaxed),
+            longest_held_back_ns: self.longest_held_back_ns.load(Relaxed),
+            calls: self.calls.load(Relaxed),
+            held_calls: self.held_calls.load(Relaxed),
+            dev: self.dev.load(Relaxed),
+            aside,
+            ..Report::default()
+        }
+    }
+
+    pub fn set(&self, report: &Report) {
+        self.written_bytes.store(report.written_bytes, Relaxed);
+        self.flushed_bytes.store(report.flushed_bytes, Relaxed);
+        self.confirmed_bytes.store(report.confirmed_bytes, Relaxed);
+        self.dropped_bytes.store(report.dropped_bytes, Relaxed);
+        self.held_back_ns.store(report.held_back_ns, Relaxed);
+        self.longest_held_back_ns.store(report.longest_held_back_ns, Relaxed);
+        self.calls.store(report.calls, Relaxed);
+        self.held_calls.store(report.held_calls, Relaxed);
+        self.dev.store(report.dev, Relaxed);
+        for (total, count) in self.aside.iter().zip(report.aside) {
+            total.store(count, Relaxed);
+        }
+    }
+}
