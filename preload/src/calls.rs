@@ -178,8 +178,9 @@ fn in_pieces(fd: c_int, offset: i64, bytes: usize, call: &dyn Fn(usize, usize) -
         let left = bytes_max - done;
         let piece = if is_whole { left } else { left.min(piece_at(at)) };
         let charge = ledger::charge_at(at, piece);
-        admit(file, fd, charge);
-        file.touch(at, piece as u64);
+        reserve(file, fd, charge);
+        file.touch(at, piece as u64); // before it is owed: the range bounds what can be
+        file.owe(charge);
         let errno = sys::errno();
         let wrote = call(done, if is_whole { bytes } else { piece });
         settle(file, fd, charge, wrote, ledger::charge_at(at, wrote.max(0) as usize));
@@ -208,8 +209,12 @@ fn settle(file: &'static File, fd: c_int, reserved: u64, wrote: isize, charge: u
         ledger::credit(file.forgive(reserved - charge));
     }
     file.count(expected, wrote.max(0) as u64);
+    if file.current() >= ledger::chunk() {
+        ledger::credit(file.forgive_rewritten());
+    }
     let since = TOTALS.written_bytes.load(Relaxed).wrapping_sub(LOOKED_AT_BYTES.load(Relaxed));
-    if file.current() >= ledger::chunk() || since >= LOOK_BYTES {
+    let is_due = file.current() >= ledger::chunk() && (ledger::is_filling() || look::is_prompt(file));
+    if is_due || since >= LOOK_BYTES {
         look_after(file, fd);
     }
     if ledger::owed() > ledger::window() {
@@ -364,9 +369,8 @@ fn tracked(fd: c_int) -> Option<&'static File> {
         }
     }
     let entry = descriptors::look(fd);
-    if !process::is_ours() {
+    if entry.is_unknown() && !process::is_ours() {
         ledger::aside(Aside::Outside);
-        return None;
     }
     entry.file()
 }
@@ -383,7 +387,7 @@ fn look_after(file: &'static File, fd: c_int) {
         file.harvest();
         if descriptors::is_on(fd, file) {
             file.set_last_fd(fd);
-            look::advance(file, fd, false);
+            look::advance(file, fd);
             look::confirm(file, fd);
         } else {
             descriptors::forget(fd);

@@ -32,14 +32,13 @@ pub fn before_close(fd: c_int, entry: Entry) {
         }
         return;
     }
-    file.harvest();
-    let owed = file.owed();
-    if owed == 0 || file.mode() == Mode::Observe || !descriptors::is_on(fd, file) {
-        return;
-    }
     region::refresh();
     let drops = file.mode() == Mode::Always || region::wants_drop_closed();
-    if !(drops || region::is_pressed() || ledger::is_pressed()) {
+    if !(drops || region::is_pressed() || ledger::is_filling()) {
+        return;
+    }
+    file.harvest();
+    if file.owed() == 0 || file.mode() == Mode::Observe || !descriptors::is_on(fd, file) {
         return;
     }
     let pace::Turn::Mine(signals) = pace::take() else { return };
@@ -88,7 +87,7 @@ pub fn end() {
         for file in files::all() {
             file.harvest();
             if file.owed() > 0
-                && (region::is_pressed() || ledger::is_pressed())
+                && (region::is_pressed() || ledger::is_filling())
                 && let Some(fd) = descriptors::find(file)
             {
                 look::send(file, fd);

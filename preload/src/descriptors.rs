@@ -4,10 +4,11 @@
 //! so the slow path asks the kernel again before it acts on one.
 
 use crate::files::{self, File};
+use crate::flush::How;
 use crate::seccomp::{self, Forbidden};
-use crate::{flush, ledger, process, region, sys};
-use core::sync::atomic::AtomicU32;
+use crate::{ledger, process, region, sys};
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 use freeboard_budget::Mode;
 use freeboard_budget::layout::Aside;
 use libc::c_int;
@@ -17,6 +18,13 @@ const DESCRIPTORS: usize = 1 << 20;
 
 static TABLE: [AtomicU32; DESCRIPTORS] = [const { AtomicU32::new(0) }; DESCRIPTORS];
 static HIGHEST: AtomicU32 = AtomicU32::new(0);
+
+/// The filesystem that was looked at last: its device, its way, and when, in 32, 4 and 28 bits.
+static LAST_HOW: AtomicU64 = AtomicU64::new(0);
+const SINCE_BITS: u32 = 28;
+const SINCE_MASK: u64 = (1 << SINCE_BITS) - 1;
+/// Nobody unmounts a filesystem and mounts another one under its device number in so short a time.
+const SAME_MS: u64 = 100;
 
 const UNKNOWN: u32 = 0;
 const FIRST_FILE: u32 = 16;
@@ -119,7 +127,7 @@ fn classify(fd: c_int) -> Option<Entry> {
     if flags < 0 || flags & (libc::O_DIRECT | libc::O_DSYNC | libc::O_SYNC) != 0 {
         return aside(Aside::Direct);
     }
-    let Some(how) = flush::How::of(fd, kind == libc::S_IFBLK) else {
+    let Some(how) = how(fd, &stat) else {
         return aside(Aside::Memory);
     };
     let mode = region::mode_of_file(fd);
@@ -132,12 +140,39 @@ fn classify(fd: c_int) -> Option<Entry> {
     }
 }
 
+/// The way of a file's filesystem. Many small files are written one after the other to the same one, so the last answer
+/// serves for [`SAME_MS`].
+fn how(fd: c_int, stat: &libc::stat) -> Option<How> {
+    if stat.st_mode & libc::S_IFMT == libc::S_IFBLK {
+        return How::of(fd, true);
+    }
+    let dev = u64::from(libc::major(stat.st_dev)) << 20 | u64::from(libc::minor(stat.st_dev));
+    let now_ms = sys::now_ns() / 1_000_000 & SINCE_MASK;
+    let last = LAST_HOW.load(Relaxed);
+    let since_ms = now_ms.wrapping_sub(last & SINCE_MASK) & SINCE_MASK;
+    if last != 0 && last >> 32 == dev && since_ms < SAME_MS {
+        return Some(How::from_u32((last >> SINCE_BITS) as u32 & 0xf));
+    }
+    let how = How::of(fd, false)?;
+    LAST_HOW.store(dev << 32 | u64::from(how as u32) << SINCE_BITS | now_ms, Relaxed);
+    Some(how)
+}
+
 /// Forgets a descriptor, before it is closed or when what it is may have changed. What its file owes stays owed.
 pub fn forget(fd: c_int) {
     if let Some(word) = TABLE.get(fd as usize)
         && let Some(file) = Entry(word.swap(UNKNOWN, Relaxed)).file()
     {
         file.release();
+    }
+}
+
+/// The descriptor is being closed. With the last one the file goes too, and what it owes is the closed files' debt.
+pub fn close(fd: c_int) {
+    let file = get(fd).file();
+    forget(fd);
+    if let Some(file) = file.filter(|file| !file.is_open() && file.owed() > 0) {
+        file.drain();
     }
 }
 

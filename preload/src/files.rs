@@ -17,6 +17,8 @@ use libc::{c_int, stat};
 const FILES: usize = 1024;
 /// The smallest grant worth making, 64 KiB.
 const GRANT_CLASS_MIN: u64 = word::class_within(64 << 10);
+/// Least time between two drops of a whole file.
+const SWEEP_NS: u64 = 250_000_000;
 /// Chunks in a file's queue; when it is full the youngest grows.
 pub const CHUNKS: usize = 16;
 
@@ -30,6 +32,16 @@ pub struct Chunk {
     pub charge: AtomicU64,
     /// Pages were left dirty although their writeback had been started, and it was started once more.
     pub again: AtomicBool,
+}
+
+impl Chunk {
+    /// Takes off what it owes beyond so much, but nothing that is added to it meanwhile; what was taken, which is the
+    /// caller's to credit.
+    pub fn keep(&self, left: u64) -> u64 {
+        let excess = self.charge.load(Relaxed).saturating_sub(left);
+        let _ = self.charge.fetch_update(Relaxed, Relaxed, |now| Some(now.saturating_sub(excess)));
+        excess
+    }
 }
 
 /// One file, known by device and inode. Laid out as written: what the hot path touches is on the first cache line.
@@ -63,8 +75,8 @@ pub struct File {
     kept_from: AtomicU64,
     /// The class of its last grant, or of one that was never made.
     class: AtomicU32,
-    /// All of it was dropped once, because usage was over its target.
-    swept: AtomicBool,
+    /// When all of it was last dropped because usage was over its target; 0: never.
+    swept_ns: AtomicU64,
     /// Charge that a helper's sync will take off.
     pub syncing: AtomicU64,
     /// When its oldest chunk was last tried to be dropped, and did not go.
@@ -152,7 +164,7 @@ pub fn open(stat: &stat, fd: c_int, how: How, mode: Mode, append: bool) -> Optio
     file.old_end.store(size, Relaxed);
     file.kept_from.store(size, Relaxed);
     file.class.store(GRANT_CLASS_MIN as u32 - 2, Relaxed);
-    file.swept.store(false, Relaxed);
+    file.swept_ns.store(0, Relaxed);
     file.syncing.store(0, Relaxed);
     file.attempted_ns.store(0, Relaxed);
     file.late_since_ns.store(0, Relaxed);
@@ -182,7 +194,7 @@ impl File {
             old_end: AtomicU64::new(0),
             kept_from: AtomicU64::new(0),
             class: AtomicU32::new(0),
-            swept: AtomicBool::new(false),
+            swept_ns: AtomicU64::new(0),
             syncing: AtomicU64::new(0),
             attempted_ns: AtomicU64::new(0),
             late_since_ns: AtomicU64::new(0),
@@ -264,9 +276,14 @@ impl File {
         self.kept_from.store(offset, Relaxed);
     }
 
-    /// Says that all of it is being dropped; `true` the first time.
+    /// Is all of it to be dropped, for the first time or once more? Then it counts as done.
     pub fn set_swept(&self) -> bool {
-        !self.swept.swap(true, Relaxed)
+        let now = sys::now_ns();
+        let is_due = now.wrapping_sub(self.swept_ns.load(Relaxed)) > SWEEP_NS;
+        if is_due {
+            self.swept_ns.store(now, Relaxed);
+        }
+        is_due
     }
 
     /// The application moved the file offset.
@@ -415,6 +432,17 @@ impl File {
         }
     }
 
+    /// Takes off what small positional calls wrote again: so many bytes beside one another cannot leave more pages dirty
+    /// than there are. What was taken, which is the caller's to credit.
+    pub fn forgive_rewritten(&self) -> u64 {
+        let (low, high) = (!self.not_low.load(Relaxed), self.high.load(Relaxed));
+        if low >= high || self.plain.load(Relaxed) || self.is_append() {
+            return 0;
+        }
+        let pages = high.saturating_sub(low & !(ledger::PAGE - 1)).saturating_add(ledger::PAGE - 1) / ledger::PAGE;
+        self.forgive(self.current().saturating_sub(pages.saturating_mul(ledger::PAGE)))
+    }
+
     /// Charge that is in no chunk yet.
     pub fn current(&self) -> u64 {
         self.current.load(Relaxed)
@@ -438,11 +466,35 @@ impl File {
         if low < high { (low, high) } else { (0, u64::MAX) }
     }
 
-    /// Moves the current charge into a new chunk at the young end, or into the youngest where the queue is full.
+    /// Where plain writes went is not known: anywhere in the file.
+    pub fn is_scattered(&self) -> bool {
+        self.scattered.load(Relaxed) && (self.plain.load(Relaxed) || self.is_append())
+    }
+
+    /// Moves the current charge into a new chunk.
     pub fn cut(&self, low: u64, high: u64) -> u64 {
         let charge = self.current.swap(0, Relaxed);
         self.current_bytes.store(0, Relaxed);
         self.forget_range();
+        self.push(low, high, charge);
+        charge
+    }
+
+    /// Moves so much of the current charge, the part from `low` to `end`, into a new chunk: the rest begins at `end`.
+    pub fn cut_front(&self, low: u64, end: u64, charge: u64) -> u64 {
+        let charge = self.forgive(charge);
+        let cut = |bytes: u64| Some(bytes.saturating_sub(end - low));
+        let _ = self.current_bytes.fetch_update(Relaxed, Relaxed, cut);
+        // not where a call has just gone below
+        let _ = self.not_low.compare_exchange(!low, !end, Relaxed, Relaxed);
+        if charge > 0 {
+            self.push(low, end, charge);
+        }
+        charge
+    }
+
+    /// A new chunk at the young end, or more of the youngest where the queue is full.
+    fn push(&self, low: u64, high: u64, charge: u64) {
         let count = self.count.load(Relaxed).min(CHUNKS as u32);
         let full = count == CHUNKS as u32;
         let place = self.first.load(Relaxed).wrapping_add(if full { count - 1 } else { count });
@@ -459,7 +511,6 @@ impl File {
                 self.count.store(count + 1, Relaxed);
             }
         }
-        charge
     }
 
     /// The chunk whose writeback was started first.
@@ -479,14 +530,16 @@ impl File {
         charge
     }
 
-    /// What chunks owe whose writeback was started.
-    pub fn started(&self) -> u64 {
+    /// The chunks whose writeback was started, oldest first.
+    pub fn chunks(&self) -> impl Iterator<Item = &Chunk> {
         let count = self.count.load(Relaxed).min(CHUNKS as u32);
         let first = self.first.load(Relaxed);
-        (0..count)
-            .filter_map(|step| self.chunks.get(first.wrapping_add(step) as usize % CHUNKS))
-            .map(|chunk| chunk.charge.load(Relaxed))
-            .fold(self.syncing.load(Relaxed), u64::saturating_add)
+        (0..count).filter_map(move |step| self.chunks.get(first.wrapping_add(step) as usize % CHUNKS))
+    }
+
+    /// What they owe.
+    pub fn started(&self) -> u64 {
+        self.chunks().map(|chunk| chunk.charge.load(Relaxed)).fold(self.syncing.load(Relaxed), u64::saturating_add)
     }
 
     /// All that the file owes, but for calls in flight.

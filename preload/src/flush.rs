@@ -12,7 +12,7 @@
 //! that belongs to the application.
 
 use crate::files::File;
-use crate::{ledger, sys};
+use crate::{ledger, region, sys};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
@@ -149,11 +149,23 @@ pub fn drop_arrived(file: &File, fd: c_int, low: u64, high: u64) -> Option<sys::
     Some(left)
 }
 
+/// Gives back all that is clean of a file, at once, where usage is over its target: the next chunk may be long in coming.
+pub fn sweep(file: &File, fd: c_int) {
+    if matches!(file.how(), How::Ranges | How::Group)
+        && region::is_over_target()
+        && file.set_swept()
+        && let Some(stat) = sys::fstat(fd)
+    {
+        let end = if stat.st_size > 0 { stat.st_size as u64 } else { u64::MAX };
+        drop_range(file, fd, 0, end, true);
+    }
+}
+
 /// Gives back the clean pages of a range that has been written, and of what lies before it and was kept until now: what
 /// we appended, or, where usage is over its target (`all`), anything.
 pub fn drop_range(file: &File, fd: c_int, low: u64, high: u64, all: bool) {
     let floor = if all { 0 } else { file.old_end().next_multiple_of(ledger::PAGE) };
-    let start = if all && file.set_swept() { 0 } else { low.min(file.kept_from()) };
+    let start = low.min(file.kept_from());
     // a large folio is dropped as a whole or not at all
     let start = (start & !(STEP - 1)).max(floor);
     // the tail page of a growing file stays

@@ -23,7 +23,7 @@ pub fn close_with(fd: c_int, call: impl FnOnce() -> c_int) -> c_int {
     let entry = descriptors::get(fd);
     if !entry.is_unknown() && process::is_ours() {
         closing::before_close(fd, entry);
-        descriptors::forget(fd);
+        descriptors::close(fd);
     }
     call()
 }
@@ -43,7 +43,7 @@ pub fn replace_with(from: c_int, to: c_int, call: impl FnOnce() -> c_int) -> c_i
     let entry = descriptors::get(to);
     if !entry.is_unknown() {
         closing::before_close(to, entry);
-        descriptors::forget(to);
+        descriptors::close(to);
     }
     let result = call();
     if result >= 0 {
@@ -58,7 +58,7 @@ pub fn close_range_with(first: c_uint, last: c_uint, flags: c_uint, call: impl F
     if flags & (CLOEXEC | UNSHARE) == 0 && first <= last && process::is_ours() {
         for fd in descriptors::known(first, last) {
             closing::before_close(fd, descriptors::get(fd));
-            descriptors::forget(fd);
+            descriptors::close(fd);
         }
     }
     call()

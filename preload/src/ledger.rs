@@ -77,10 +77,10 @@ pub fn set_share(share: freeboard_budget::law::Share) {
     WINDOW.0.store(share.window, Relaxed);
 }
 
-/// The process owes enough that a file which is closed should be on its way to the disk. Early, because nobody can send
-/// a closed file's pages later, and until the kernel does (5 to 30 s) they take their part of the window.
-pub fn is_pressed() -> bool {
-    owed() >= window() / 8
+/// The window is nearly full. Until then nothing is sent: the kernel may write in its own time, and what is written
+/// again and again, or deleted soon, need never reach the disk.
+pub fn is_filling() -> bool {
+    owed() >= window() / 8 * 7
 }
 
 /// A file's word: what small calls wrote since it was last emptied, and the room that they were granted for it. One

@@ -74,6 +74,7 @@ fn start() {
     let is_disabled = is_disabled || unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
     elf::visit(|object, is_after_ours| {
         process::resolve(object);
+        sys::resolve(object);
         if is_after_ours {
             hooks::next::resolve(object);
             syscall::resolve(object);

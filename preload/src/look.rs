@@ -5,7 +5,7 @@ use crate::calls::PIECE_MIN;
 use crate::files::{self, Chunk, File};
 use crate::flush::{self, How};
 use crate::ledger::{self, TOTALS};
-use crate::{apart, descriptors, group, helper, pace, region, speed, sys};
+use crate::{apart, descriptors, group, helper, pace, process, region, speed, sys};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use freeboard_budget::Mode;
@@ -14,6 +14,10 @@ use libc::c_int;
 
 /// Pages left dirty in a chunk whose writeback has ended: the ones that the next chunk has touched again.
 pub const EDGE_PAGES: u64 = 2;
+/// Chunks of one file that one look sends: more could fill the disk's queue, and the caller would wait there.
+const PIECES_PER_LOOK: usize = 2;
+/// The largest folio of the page cache (2 MiB).
+const LARGE_FOLIO: u64 = 2 << 20;
 /// Bytes on a remote filesystem that are written to the server before a commit is asked for, at most.
 const COMMIT_BYTES: u64 = 16 << 20;
 /// Least time after an attempt to drop what has not arrived: it makes every processor empty its list of new pages.
@@ -43,7 +47,7 @@ pub fn look_at_all(caller: Option<(&'static File, c_int)>) {
             file.drain(); // closed: its debt is seen in the group's unwritten
             continue;
         };
-        advance(file, fd, ledger::owed() >= ledger::window() / 2);
+        advance(file, fd);
         confirm(file, fd);
         started += file.started();
         if matches!(file.how(), How::Group | How::Layered) {
@@ -72,31 +76,69 @@ pub fn look_at_all(caller: Option<(&'static File, c_int)>) {
     region::publish(ledger::owed(), pace::is_holding());
 }
 
-/// A file's current charge: is it a chunk, and is it really dirty? `pressed`: the window is more than half full, so
-/// also what is less than a chunk goes where nothing else of the file is on its way.
-pub fn advance(file: &'static File, fd: c_int, pressed: bool) {
+/// A file whose chunks are sent as soon as they are full: where that is asked for, where the server wants it, and where
+/// a longer wait would make one range of the whole file.
+pub fn is_prompt(file: &File) -> bool {
+    file.mode() == Mode::Always || matches!(file.how(), How::Remote | How::Unstable) || file.is_scattered()
+}
+
+/// A file's current charge: what of it is really dirty is sent, a chunk at a time, when the window is nearly full.
+pub fn advance(file: &'static File, fd: c_int) {
     if file.mode() == Mode::Observe {
         ledger::credit(file.forgive(u64::MAX));
         return;
     }
+    let (is_filling, is_prompt) = (ledger::is_filling(), is_prompt(file));
     let current = file.current();
-    let due = current >= ledger::chunk() || (pressed && current >= PIECE_MIN && file.started() == 0);
-    if !due {
+    // also what is less than a chunk goes where nothing else of the file is on its way
+    let is_due = current >= ledger::chunk() || (is_filling && current >= PIECE_MIN && file.started() == 0);
+    if !is_due || !(is_filling || is_prompt) {
         return;
     }
     if file.how() == How::Ranges {
-        // a chunk of writes is a reason to look, not yet to flush: pages that are written again and again, and pages
-        // that the kernel has written already, are taken off
+        // pages that were written again, and pages that the kernel has written already, are taken off; of several
+        // threads some are in a call, and their charge is not dirty yet
         let (low, high) = file.current_range(sys::position(fd));
         if let Some(stat) = flush::measure(file, fd, low, high) {
             let unwritten = (stat.dirty + stat.writeback).saturating_mul(ledger::PAGE);
-            if unwritten < current / 2 && file.how() == How::Ranges {
+            let in_calls = if process::has_one_thread() { 0 } else { current / 2 };
+            if unwritten.saturating_add(in_calls) < current && file.how() == How::Ranges {
                 ledger::credit(file.forgive(current.saturating_sub(unwritten)));
-                return;
             }
         }
+        if !(ledger::is_filling() || is_prompt) {
+            return;
+        }
     }
-    send(file, fd);
+    for _ in 0..PIECES_PER_LOOK {
+        send_piece(file, fd);
+        if file.current() < ledger::chunk() {
+            break;
+        }
+    }
+}
+
+/// Starts writeback of about a chunk of the current charge, at its low end.
+fn send_piece(file: &'static File, fd: c_int) {
+    let (low, high) = file.current_range(sys::position(fd));
+    let current = file.current();
+    let pieces = current / ledger::chunk();
+    // a large folio is written as a whole
+    let grain = if ledger::chunk() >= LARGE_FOLIO { LARGE_FOLIO } else { ledger::PAGE };
+    let length = high.saturating_sub(low).checked_div(pieces).unwrap_or(0).next_multiple_of(grain);
+    let end = low.saturating_add(length) & !(grain - 1);
+    if pieces < 2 || file.is_scattered() || file.how() == How::Remote || end <= low || end >= high {
+        send(file, fd);
+        return;
+    }
+    let charge = match flush::measure(file, fd, low, end) {
+        Some(stat) => stat.dirty.saturating_add(stat.writeback).saturating_mul(ledger::PAGE),
+        None => current / pieces,
+    };
+    if charge > 0 {
+        flush::start(file, fd, low, end);
+    }
+    TOTALS.flushed_bytes.fetch_add(file.cut_front(low, end, charge), Relaxed);
 }
 
 /// Starts writeback of all that the file's current charge stands for.
@@ -129,20 +171,17 @@ fn commit(file: &'static File, fd: c_int) {
 
 /// Takes off what has arrived, oldest chunk first, and drops it where that is wanted.
 pub fn confirm(file: &'static File, fd: c_int) {
+    flush::sweep(file, fd);
     while let Some(chunk) = file.oldest() {
         let (low, high) = (chunk.low.load(Relaxed), chunk.high.load(Relaxed));
         let charge = chunk.charge.load(Relaxed);
         match file.how() {
             How::Ranges => {
                 let Some(stat) = flush::measure(file, fd, low, high) else { return };
-                let left = (stat.dirty + stat.writeback).saturating_mul(ledger::PAGE);
                 if stat.writeback > 0 || stat.dirty > EDGE_PAGES {
-                    // not below what others have added to it since
-                    let _ = chunk
-                        .charge
-                        .fetch_update(Relaxed, Relaxed, |now| Some(now.saturating_sub(charge.saturating_sub(left))));
-                    arrived(charge.saturating_sub(left));
+                    arrived(chunk.keep((stat.dirty + stat.writeback).saturating_mul(ledger::PAGE)));
                     if stat.writeback > 0 {
+                        confirm_younger(file, fd);
                         return;
                     }
                     // written, and dirty again: by the application, whose later charge stands for it; or never sent
@@ -171,6 +210,17 @@ pub fn confirm(file: &'static File, fd: c_int) {
     }
     if file.how() == How::Remote {
         commit(file, fd);
+    }
+}
+
+/// The disk may take chunks in another order than they were sent: takes off what has arrived of those behind the oldest.
+fn confirm_younger(file: &'static File, fd: c_int) {
+    for chunk in file.chunks().skip(1) {
+        let (low, high) = (chunk.low.load(Relaxed), chunk.high.load(Relaxed));
+        if chunk.charge.load(Relaxed) > 0 {
+            let Some(stat) = flush::measure(file, fd, low, high) else { return };
+            arrived(chunk.keep((stat.dirty + stat.writeback).saturating_mul(ledger::PAGE)));
+        }
     }
 }
 

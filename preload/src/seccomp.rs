@@ -140,7 +140,7 @@ fn reads_filtered() -> bool {
     if fd < 0 {
         return false;
     }
-    let mut buffer = [0u8; 256];
+    let mut buffer = [0u8; 2048]; // all of it at once
     let mut matched = 0;
     let mut mode = None;
     while let Some(got) = sys::read(fd, &mut buffer).filter(|&got| got > 0 && mode.is_none()) {

@@ -4,11 +4,12 @@
 //! This is one of the modules that may say `unsafe`.
 
 use crate::apart;
+use crate::elf::Object;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicBool, AtomicU64};
-use libc::{c_int, stat};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64};
+use libc::{c_int, c_void, stat};
 
 /// One raw system call.
 ///
@@ -92,10 +93,29 @@ pub fn thread_exists(pid: i32, tid: i32) -> bool {
     raw!(libc::SYS_tgkill, pid, tid, 0) != -(libc::ESRCH as isize)
 }
 
+type ClockGettime = unsafe extern "C" fn(c_int, *mut libc::timespec) -> c_int;
+
+/// The kernel's own function for the clock, which needs no system call (vdso(7)); null where there is none.
+static CLOCK: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Looks for the kernel's clock in an object. From the constructor.
+pub fn resolve(object: &Object) {
+    let name = if cfg!(target_arch = "x86_64") { c"__vdso_clock_gettime" } else { c"__kernel_clock_gettime" };
+    if let Some(at) = object.symbol(name) {
+        CLOCK.store(at as *mut c_void, Relaxed);
+    }
+}
+
 /// CLOCK_MONOTONIC in nanoseconds.
 pub fn now_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    raw!(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut time);
+    let clock = CLOCK.load(Relaxed);
+    if clock.is_null() {
+        raw!(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut time);
+    } else {
+        // SAFETY: the address of that function in the kernel's object, which stays mapped.
+        unsafe { core::mem::transmute::<*mut c_void, ClockGettime>(clock)(libc::CLOCK_MONOTONIC, &raw mut time) };
+    }
     (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
 }
 

@@ -60,6 +60,12 @@ fn version_of(dir: &OwnedFd) -> Option<Version> {
 }
 
 impl Group {
+    /// The inode number of a group's directory; `None`: it is none.
+    pub fn id_of(dir: &OwnedFd) -> Option<u64> {
+        version_of(dir)?;
+        Some(fstat(dir).ok()?.st_ino)
+    }
+
     /// Takes the directory of a group.
     ///
     /// On v2 a group whose memory controller is not enabled is accounted to the nearest ancestor that has it; reading

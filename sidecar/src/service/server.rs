@@ -141,6 +141,8 @@ impl Server {
             out_of_descriptors = false;
             if accepting && ready[at] {
                 match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                    // a library has said its hello by the time that we get to it, and a program waits for the answer
+                    Ok(socket) if answer(&socket, state, bells) => {}
                     Ok(socket) => clients.push(Client { socket, since: Instant::now() }),
                     Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => out_of_descriptors = true,
                     Err(_) => {}
@@ -156,35 +158,43 @@ impl Drop for Name {
     }
 }
 
-/// Reads a hello and answers it, if it is one. Whoever sends something else gets no answer.
-fn answer(socket: &OwnedFd, state: &Mutex<State>, bells: &Bells) {
-    let Some((hello, mut descriptors)) = receive(socket) else { return };
+/// Reads a hello and answers it, if it is one. Whoever sends something else gets no answer. `false`: nothing has come yet.
+fn answer(socket: &OwnedFd, state: &Mutex<State>, bells: &Bells) -> bool {
+    match receive(socket) {
+        Ok(Some((hello, descriptors))) => welcome(socket, hello, descriptors, state, bells),
+        Err(Errno::AGAIN) => return false,
+        Ok(None) | Err(_) => {}
+    }
+    true
+}
+
+fn welcome(socket: &OwnedFd, hello: Hello, mut descriptors: Vec<OwnedFd>, state: &Mutex<State>, bells: &Bells) {
     if hello.major != MAJOR {
         return send(socket, STATUS_VERSION, None);
     }
-    let group = match (descriptors.pop(), descriptors.is_empty()) {
-        (Some(dir), true) => Group::open(dir),
-        _ => Err("not one descriptor".into()),
+    let (Some(dir), true) = (descriptors.pop(), descriptors.is_empty()) else {
+        return send(socket, STATUS_NOT_A_CGROUP, None);
     };
-    let Ok(group) = group else { return send(socket, STATUS_NOT_A_CGROUP, None) };
-    let admitted = state.lock().admit(group, super::now());
+    let known = Group::id_of(&dir).and_then(|id| state.lock().admit_known(id));
+    let admitted = known.or_else(|| Group::open(dir).ok().map(|group| state.lock().admit(group, super::now())));
+    let Some(admitted) = admitted else { return send(socket, STATUS_NOT_A_CGROUP, None) };
     match admitted {
         Ok(admission) => {
-            Bells::ring(&bells.newcomer);
             send(socket, STATUS_OK, Some(&admission));
+            Bells::ring(&bells.newcomer);
         }
         Err(Refused::Full) => send(socket, STATUS_FULL, None),
         Err(Refused::Failed(error)) => crate::say(&format!("a process could not be let in: {error:#}")),
     }
 }
 
-/// A hello and what descriptors came with it.
-fn receive(socket: &OwnedFd) -> Option<(Hello, Vec<OwnedFd>)> {
+/// A hello and what descriptors came with it; `None`: what came is no hello.
+fn receive(socket: &OwnedFd) -> rustix::io::Result<Option<(Hello, Vec<OwnedFd>)>> {
     // one byte more than a hello, so that a longer message is not taken for one
     let mut bytes = [0u8; size_of::<Hello>() + 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC).ok()?;
+    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
     let descriptors: Vec<OwnedFd> = ancillary
         .drain()
         .filter_map(|message| match message {
@@ -194,13 +204,13 @@ fn receive(socket: &OwnedFd) -> Option<(Hello, Vec<OwnedFd>)> {
         .flatten()
         .collect();
     if received.bytes != size_of::<Hello>() {
-        return None;
+        return Ok(None);
     }
     let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
     let half = |at: usize| u16::from_ne_bytes(bytes[at..at + 2].try_into().unwrap_or_default());
     let pid = u32::from_ne_bytes(bytes[12..16].try_into().unwrap_or_default());
     let hello = Hello { magic: word(0), major: half(8), minor: half(10), pid };
-    (hello.magic == MAGIC).then_some((hello, descriptors))
+    Ok((hello.magic == MAGIC).then_some((hello, descriptors)))
 }
 
 /// Sends a welcome. A client that is gone or does not read misses it.

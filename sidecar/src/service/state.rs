@@ -92,8 +92,7 @@ impl State {
     /// # Errors
     /// [`Refused`].
     pub fn admit(&mut self, group: Group, now: Duration) -> Result<Admission, Refused> {
-        let known = |container: &Option<Container>| container.as_ref().is_some_and(|one| one.group.id == group.id);
-        let row = match self.containers.iter().position(known) {
+        let row = match self.row_of(group.id) {
             Some(row) => row,
             None => {
                 let rows = self.containers.len();
@@ -108,6 +107,19 @@ impl State {
                 row
             }
         };
+        self.welcome(row)
+    }
+
+    /// The same for a group whose processes came before, by [`Group::id_of`]; `None`: it is new.
+    pub fn admit_known(&mut self, id: u64) -> Option<Result<Admission, Refused>> {
+        self.row_of(id).map(|row| self.welcome(row))
+    }
+
+    fn row_of(&self, id: u64) -> Option<usize> {
+        self.containers.iter().position(|container| container.as_ref().is_some_and(|one| one.group.id == id))
+    }
+
+    fn welcome(&mut self, row: usize) -> Result<Admission, Refused> {
         let container = self.containers[row].as_mut();
         let counters = container.and_then(|container| {
             container.expect_writer();
