@@ -147,7 +147,7 @@ fn how(fd: c_int, stat: &libc::stat) -> Option<How> {
         return How::of(fd, true);
     }
     let dev = u64::from(libc::major(stat.st_dev)) << 20 | u64::from(libc::minor(stat.st_dev));
-    let now_ms = sys::now_ns() / 1_000_000 & SINCE_MASK;
+    let now_ms = (sys::now_ns() / 1_000_000) & SINCE_MASK;
     let last = LAST_HOW.load(Relaxed);
     let since_ms = now_ms.wrapping_sub(last & SINCE_MASK) & SINCE_MASK;
     if last != 0 && last >> 32 == dev && since_ms < SAME_MS {
