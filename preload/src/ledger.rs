@@ -163,7 +163,7 @@ pub mod word {
     }
 }
 
-/// What the process did; published to its slot from the slow path.
+/// Counters of a [`Report`].
 pub struct Totals {
     pub written_bytes: AtomicU64,
     pub flushed_bytes: AtomicU64,
@@ -178,38 +178,59 @@ pub struct Totals {
     pub aside: [AtomicU64; ASIDES],
 }
 
-pub static TOTALS: Totals = Totals {
-    written_bytes: AtomicU64::new(0),
-    flushed_bytes: AtomicU64::new(0),
-    confirmed_bytes: AtomicU64::new(0),
-    dropped_bytes: AtomicU64::new(0),
-    held_back_ns: AtomicU64::new(0),
-    longest_held_back_ns: AtomicU64::new(0),
-    calls: AtomicU64::new(0),
-    held_calls: AtomicU64::new(0),
-    dev: AtomicU64::new(0),
-    aside: [const { AtomicU64::new(0) }; ASIDES],
-};
+/// What the process did; published to its row from the slow path.
+pub static TOTALS: Totals = Totals::new();
 
-/// What the process says of itself, but for the heartbeat's tick and whether it is held back.
-pub fn report(owed_bytes: u64) -> Report {
-    let mut aside = [0; ASIDES];
-    for (count, total) in aside.iter_mut().zip(&TOTALS.aside) {
-        *count = total.load(Relaxed);
+impl Totals {
+    pub const fn new() -> Totals {
+        Totals {
+            written_bytes: AtomicU64::new(0),
+            flushed_bytes: AtomicU64::new(0),
+            confirmed_bytes: AtomicU64::new(0),
+            dropped_bytes: AtomicU64::new(0),
+            held_back_ns: AtomicU64::new(0),
+            longest_held_back_ns: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
+            held_calls: AtomicU64::new(0),
+            dev: AtomicU64::new(0),
+            aside: [const { AtomicU64::new(0) }; ASIDES],
+        }
     }
-    Report {
-        owed_bytes,
-        written_bytes: TOTALS.written_bytes.load(Relaxed),
-        flushed_bytes: TOTALS.flushed_bytes.load(Relaxed),
-        confirmed_bytes: TOTALS.confirmed_bytes.load(Relaxed),
-        dropped_bytes: TOTALS.dropped_bytes.load(Relaxed),
-        held_back_ns: TOTALS.held_back_ns.load(Relaxed),
-        longest_held_back_ns: TOTALS.longest_held_back_ns.load(Relaxed),
-        calls: TOTALS.calls.load(Relaxed),
-        held_calls: TOTALS.held_calls.load(Relaxed),
-        dev: TOTALS.dev.load(Relaxed),
-        aside,
-        ..Report::default()
+
+    /// All but what is so at the moment: the heartbeat's tick, what is owed, whether somebody is held back.
+    pub fn report(&self) -> Report {
+        let mut aside = [0; ASIDES];
+        for (count, total) in aside.iter_mut().zip(&self.aside) {
+            *count = total.load(Relaxed);
+        }
+        Report {
+            written_bytes: self.written_bytes.load(Relaxed),
+            flushed_bytes: self.flushed_bytes.load(Relaxed),
+            confirmed_bytes: self.confirmed_bytes.load(Relaxed),
+            dropped_bytes: self.dropped_bytes.load(Relaxed),
+            held_back_ns: self.held_back_ns.load(Relaxed),
+            longest_held_back_ns: self.longest_held_back_ns.load(Relaxed),
+            calls: self.calls.load(Relaxed),
+            held_calls: self.held_calls.load(Relaxed),
+            dev: self.dev.load(Relaxed),
+            aside,
+            ..Report::default()
+        }
+    }
+
+    pub fn set(&self, report: &Report) {
+        self.written_bytes.store(report.written_bytes, Relaxed);
+        self.flushed_bytes.store(report.flushed_bytes, Relaxed);
+        self.confirmed_bytes.store(report.confirmed_bytes, Relaxed);
+        self.dropped_bytes.store(report.dropped_bytes, Relaxed);
+        self.held_back_ns.store(report.held_back_ns, Relaxed);
+        self.longest_held_back_ns.store(report.longest_held_back_ns, Relaxed);
+        self.calls.store(report.calls, Relaxed);
+        self.held_calls.store(report.held_calls, Relaxed);
+        self.dev.store(report.dev, Relaxed);
+        for (total, count) in self.aside.iter().zip(report.aside) {
+            total.store(count, Relaxed);
+        }
     }
 }
 
@@ -224,21 +245,8 @@ pub fn aside(reason: freeboard_budget::layout::Aside) {
 pub fn reset() {
     OWED.0.store(0, Relaxed);
     WINDOW.0.store(0, Relaxed);
-    for counter in [
-        &TOTALS.written_bytes,
-        &TOTALS.flushed_bytes,
-        &TOTALS.confirmed_bytes,
-        &TOTALS.dropped_bytes,
-        &TOTALS.held_back_ns,
-        &TOTALS.longest_held_back_ns,
-        &TOTALS.calls,
-        &TOTALS.held_calls,
-    ] {
-        counter.store(0, Relaxed);
-    }
-    for counter in &TOTALS.aside {
-        counter.store(0, Relaxed);
-    }
+    // the disk stays the same
+    TOTALS.set(&Report { dev: TOTALS.dev.load(Relaxed), ..Report::default() });
 }
 
 #[cfg(test)]

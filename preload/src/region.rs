@@ -370,7 +370,7 @@ pub fn publish(owed_bytes: u64, holding: bool) {
     let Some(attachment) = current() else { return };
     let Some(Counters { row, .. }) = &attachment.counters else { return };
     let tick = LAST_TICK.load(Relaxed);
-    let totals = Report { last_tick: tick, holding: u64::from(holding), ..ledger::report(owed_bytes) };
+    let totals = Report { last_tick: tick, owed_bytes, holding: u64::from(holding), ..ledger::TOTALS.report() };
     if let Err(lost) = row.publish(&totals) {
         // a child of fork, or the sidecar took an idle process's row back
         apart::alone(|apart| row.claim(apart, lost, pid_container(attachment.container), tick));

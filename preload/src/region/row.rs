@@ -11,7 +11,7 @@ use crate::ledger::Totals;
 use crate::sys;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use freeboard_budget::layout::{ASIDES, Slot};
+use freeboard_budget::layout::Slot;
 use freeboard_budget::shm::Mapped;
 use freeboard_budget::slots::{self, Others, Report};
 
@@ -117,58 +117,5 @@ impl Row {
     /// Who else writes; see [`slots::others`].
     pub fn others(&self, tick: u64, ticks: u64) -> Others {
         slots::others(&self.counters, self.name().index(), tick, ticks)
-    }
-}
-
-impl Totals {
-    pub const fn new() -> Totals {
-        Totals {
-            written_bytes: AtomicU64::new(0),
-            flushed_bytes: AtomicU64::new(0),
-            confirmed_bytes: AtomicU64::new(0),
-            dropped_bytes: AtomicU64::new(0),
-            held_back_ns: AtomicU64::new(0),
-            longest_held_back_ns: AtomicU64::new(0),
-            calls: AtomicU64::new(0),
-            held_calls: AtomicU64::new(0),
-            dev: AtomicU64::new(0),
-            aside: [const { AtomicU64::new(0) }; ASIDES],
-        }
-    }
-
-    /// All but what is so at the moment: the heartbeat's tick, what is owed, whether somebody is held back.
-    pub fn report(&self) -> Report {
-        let mut aside = [0; ASIDES];
-        for (count, total) in aside.iter_mut().zip(&self.aside) {
-            *count = total.load(Relaxed);
-        }
-        Report {
-            written_bytes: self.written_bytes.load(Relaxed),
-            flushed_bytes: self.flushed_bytes.load(Relaxed),
-            confirmed_bytes: self.confirmed_bytes.load(Relaxed),
-            dropped_bytes: self.dropped_bytes.load(Relaxed),
-            held_back_ns: self.held_back_ns.load(Relaxed),
-            longest_held_back_ns: self.longest_held_back_ns.load(Relaxed),
-            calls: self.calls.load(Relaxed),
-            held_calls: self.held_calls.load(Relaxed),
-            dev: self.dev.load(Relaxed),
-            aside,
-            ..Report::default()
-        }
-    }
-
-    pub fn set(&self, report: &Report) {
-        self.written_bytes.store(report.written_bytes, Relaxed);
-        self.flushed_bytes.store(report.flushed_bytes, Relaxed);
-        self.confirmed_bytes.store(report.confirmed_bytes, Relaxed);
-        self.dropped_bytes.store(report.dropped_bytes, Relaxed);
-        self.held_back_ns.store(report.held_back_ns, Relaxed);
-        self.longest_held_back_ns.store(report.longest_held_back_ns, Relaxed);
-        self.calls.store(report.calls, Relaxed);
-        self.held_calls.store(report.held_calls, Relaxed);
-        self.dev.store(report.dev, Relaxed);
-        for (total, count) in self.aside.iter().zip(report.aside) {
-            total.store(count, Relaxed);
-        }
     }
 }
