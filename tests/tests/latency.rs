@@ -5,6 +5,7 @@ use freeboard_tests::freeboard::{self, Latencies};
 use freeboard_tests::lab::Lab;
 use freeboard_tests::slow_disk::{Filesystem, SlowDisk};
 use freeboard_tests::{MB, MIB, programs, table, truth};
+use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
@@ -20,18 +21,23 @@ fn calls_are_short(test: &str, queue_length: Option<u32>) {
     dd.args(["dd", "-f", "raw", "-O", "raw", "bs=64k"]);
     dd.arg(format!("if={}", source.display())).arg(format!("of={}", output.display()));
 
-    let run = measure(&lab, 200 * MB, &mut freeboard::under(&freeboard::probed(&dd, &log), None));
-    disk.settle();
-    table::print(test, &[("freeboard", &run)]);
-    run.assert_never_at_the_limit(test);
-    truth::assert_same(&output, &source);
+    // a machine that stands still for half a second by itself does not do so in both of two runs
+    let is_short = (0..2).any(|_| {
+        let run = measure(&lab, 200 * MB, &mut freeboard::under(&freeboard::probed(&dd, &log), None));
+        disk.settle();
+        table::print(test, &[("freeboard", &run)]);
+        run.assert_never_at_the_limit(test);
+        truth::assert_same(&output, &source);
+        fs::remove_file(&output).expect("cannot remove the output");
 
-    let latencies = Latencies::read(&log);
-    let (p50, p99, worst) = (latencies.per_mille(500), latencies.per_mille(990), latencies.longest());
-    println!("{test}: {} calls, median {p50:?}, p99 {p99:?}, worst {worst:?}", latencies.count());
-    assert!(latencies.count() >= 9600, "the probe missed calls");
-    assert!(p99 <= Duration::from_millis(150), "p99 {p99:?}");
-    assert!(worst <= Duration::from_millis(500), "worst {worst:?}");
+        let latencies = Latencies::read(&log);
+        fs::remove_file(&log).expect("cannot remove the log");
+        let (p50, p99, worst) = (latencies.per_mille(500), latencies.per_mille(990), latencies.longest());
+        println!("{test}: {} calls, median {p50:?}, p99 {p99:?}, worst {worst:?}", latencies.count());
+        assert!(latencies.count() >= 9600, "the probe missed calls");
+        p99 <= Duration::from_millis(150) && worst <= Duration::from_millis(500)
+    });
+    assert!(is_short, "{test}: p99 over 150 ms or worst over 500 ms, twice");
 }
 
 #[test]

@@ -19,18 +19,21 @@ struct Taken {
     figures: Figures,
 }
 
-fn take_300_mb(lab: &Lab, disk: &SlowDisk, writer: &mut Command) -> Taken {
+/// Takes 300 MB in a group that has its page cache already, while `writer` writes, if there is one.
+fn take_300_mb(lab: &Lab, disk: &SlowDisk, writer: Option<&mut Command>) -> Taken {
     disk.settle();
     let group = Group::new(lab, LIMIT);
     let cached = format!("if={}", disk.dir().join("cached").display());
     group.run(Command::new("dd").args([&cached, "of=/dev/null", "bs=1M"])).assert_ok("dd");
-    let mut writer = group.spawn(writer);
-    std::thread::sleep(Duration::from_secs(5));
+    let writer = writer.map(|writer| group.spawn(writer));
+    std::thread::sleep(Duration::from_secs(if writer.is_some() { 5 } else { 1 }));
     let run = group.run(Command::new(env!("CARGO_BIN_EXE_neighbour")).arg((300 * MB).to_string()));
-    assert!(!writer.ended(), "the writer was done before its neighbour: this shows nothing");
     run.assert_ok("the neighbour");
     let figures = group.figures();
-    writer.kill();
+    if let Some(mut writer) = writer {
+        assert!(!writer.ended(), "the writer was done before its neighbour: this shows nothing");
+        writer.kill();
+    }
     Taken { stall: run.output.parse().unwrap_or_else(|error| panic!("{error:#}")), figures }
 }
 
@@ -44,25 +47,30 @@ fn three_hundred_megabytes_are_there_at_once() {
     fs::copy(programs::random_file_on_disk(CACHED), disk.dir().join("cached")).expect("cannot copy");
     let mut plain = Command::new("qemu-img");
     plain.args(["convert", "-t", "writeback", "-f", "raw", "-O", "raw"]).arg(&source).arg(disk.dir().join("output"));
-    let mut taken = vec![take_300_mb(&lab, &disk, &mut plain)];
-    taken.extend((0..3).map(|_| take_300_mb(&lab, &disk, &mut freeboard::under(&plain, None))));
-    for (n, taken) in taken.iter().enumerate() {
-        let name = if n == 0 { "plain".into() } else { format!("freeboard {n}") };
-        let unwritten = taken.figures.peak_unwritten_bytes / MIB;
+    let measure = |name: &str, writer: Option<&mut Command>| {
+        let taken = take_300_mb(&lab, &disk, writer);
+        let (stall, unwritten) = (taken.stall, taken.figures.peak_unwritten_bytes / MIB);
         println!(
             "{test}, {name}: {:.2?}, worst MiB {:.2?}, peak unwritten {unwritten} MiB",
-            taken.stall.all, taken.stall.worst_mib
+            stall.all, stall.worst_mib
         );
-    }
-
-    let plain = taken[0].stall.all;
-    assert!(plain > Duration::from_secs(5), "plainly it took only {plain:?}: this shows nothing");
-    let median = |pick: fn(&Stall) -> Duration| {
-        let mut of: Vec<_> = taken[1..].iter().map(|taken| pick(&taken.stall)).collect();
-        of.sort_unstable();
-        of[1]
+        stall
     };
-    let (all, worst_mib) = (median(|stall| stall.all), median(|stall| stall.worst_mib));
-    assert!(all <= Duration::from_millis(500), "median of all: {all:?}");
-    assert!(worst_mib <= Duration::from_millis(10), "median of the worst MiB: {worst_mib:?}");
+    let unpaced = measure("plain", Some(&mut plain));
+    assert!(unpaced.all > Duration::from_secs(5), "plainly it took only {:?}: this shows nothing", unpaced.all);
+    let (mut calm, mut paced) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        calm.push(measure("nobody writes", None));
+        paced.push(measure("freeboard", Some(&mut freeboard::under(&plain, None))));
+    }
+    for (what, pick, most) in [
+        ("all", (|stall| stall.all) as fn(&Stall) -> Duration, Duration::from_millis(500)),
+        ("the worst MiB", |stall| stall.worst_mib, Duration::from_millis(10)),
+    ] {
+        let mut took: Vec<_> = paced.iter().map(pick).collect();
+        took.sort_unstable();
+        // a machine on which this takes longer while nobody writes shows nothing by it
+        let most = calm.iter().map(pick).max().map_or(most, |slowest| most.max(2 * slowest));
+        assert!(took[1] <= most, "median of {what}: {:?} is over {most:?}", took[1]);
+    }
 }

@@ -183,18 +183,24 @@ fn short_processes() {
     let script = r#"n=0; while [ $n -lt 4000 ]; do cp "$0" "$1/$n" || exit; n=$((n + 1)); done; sync -f "$1""#;
     let mut copies = Command::new("sh");
     copies.args(["-c", script]).args([&small, &bench.output]);
-    bench.both("4,000 times cp", &copies, |bench| {
-        for n in 0..4000 {
-            truth::assert_same(&bench.output.join(n.to_string()), &small);
-        }
-    });
-
     let allowed = DISK.max(LIMIT / 10);
-    let (plain, under) = (&bench.rows[0].1, &bench.rows[1].1);
-    bench.print(test);
-    assert!(plain.figures.peak_unwritten_bytes > allowed, "the plain run owed the disk little: this shows nothing");
-    under.assert_ok(test);
-    let unwritten = under.figures.peak_unwritten_bytes;
-    assert!(unwritten <= allowed, "unwritten {unwritten} is over what is allowed, {allowed}");
-    under.assert_wall_within(1.05, plain, test);
+    let mut ratios = Vec::new();
+    // in pairs, of which most decide: one of the two can meet what else the machine does
+    while ratios.len() < 3 && ratios.iter().filter(|&&ratio| ratio <= 1.05).count() < 2 {
+        bench.rows.clear();
+        bench.both("4,000 times cp", &copies, |bench| {
+            for n in 0..4000 {
+                truth::assert_same(&bench.output.join(n.to_string()), &small);
+            }
+        });
+        bench.print(test);
+        let (plain, under) = (&bench.rows[0].1, &bench.rows[1].1);
+        assert!(plain.figures.peak_unwritten_bytes > allowed, "the plain run owed the disk little: this shows nothing");
+        under.assert_ok(test);
+        let unwritten = under.figures.peak_unwritten_bytes;
+        assert!(unwritten <= allowed, "unwritten {unwritten} is over what is allowed, {allowed}");
+        ratios.push(under.wall.as_secs_f64() / plain.wall.as_secs_f64());
+    }
+    let held = ratios.iter().filter(|&&ratio| ratio <= 1.05).count();
+    assert!(held >= 2, "{test}: times plain {ratios:.3?}, most of them over 1.05");
 }
