@@ -201,7 +201,7 @@ pub enum Aside {
     Direct = 1,
     /// tmpfs, ramfs, hugetlbfs, proc: nothing to flush to.
     Memory = 2,
-    /// A filesystem on which no flush showed an effect.
+    /// The kernel did not say on what filesystem it lies.
     Unknown = 3,
     /// A rule, an exclusion or the mode says so.
     Policy = 4,

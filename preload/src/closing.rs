@@ -5,7 +5,7 @@ use crate::files::{self, File};
 use crate::flush::{self, How};
 use crate::ledger::{self, TOTALS};
 use crate::look::EDGE_PAGES;
-use crate::{helper, look, pace, process, region, sys};
+use crate::{helper, look, pace, probe, process, region, sys};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use freeboard_budget::Mode;
@@ -45,20 +45,24 @@ pub fn before_close(fd: c_int, entry: Entry) {
     look::send(file, fd);
     region::publish(ledger::owed(), pace::is_holding());
     pace::give(signals);
-    if !drops || !file.is_last_user() {
+    // what a flush leaves where it is, nobody writes for 5 to 30 s
+    let keeps = drops || probe::is_stuck(file, fd);
+    if !keeps || !file.is_last_user() {
         hold_short_process(file, fd);
     } else if CLOSES.fetch_add(1, Relaxed) >= CLOSES_BEFORE_HELPER && !sys::has_lease(fd) {
         let charge = file.take_all();
         let mut kept = false;
         // the helper has room for so many: when it is full, the disk is the slow one
         pace::hold(file, fd, || {
-            kept = helper::keep(file, fd, charge);
+            kept = helper::keep(file, fd, charge, drops);
             kept || !helper::is_full()
         });
         if !kept {
             files::closed().fetch_add(charge, Relaxed);
-            hold_until_clean(file, fd);
-            sys::drop_cache(fd, file.droppable_from(), 0);
+            if drops {
+                hold_until_clean(file, fd);
+                sys::drop_cache(fd, file.droppable_from(), 0);
+            }
         }
     }
 }

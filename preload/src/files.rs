@@ -81,7 +81,8 @@ pub struct File {
     pub syncing: AtomicU64,
     /// When its oldest chunk was last tried to be dropped, and did not go.
     pub attempted_ns: AtomicU64,
-    /// Since when what is left of that chunk has been clean, and no less of it; 0: not known.
+    /// Since when what is left of that chunk has been clean, and no less of it; since when a flush of its first one has
+    /// had no effect; 0: not known.
     pub late_since_ns: AtomicU64,
     first: AtomicU32,
     count: AtomicU32,

@@ -2,9 +2,11 @@
 //!
 //! | | flush | arrival | drop |
 //! | --- | --- | --- | --- |
-//! | [`How::Ranges`] ext4, xfs, btrfs, vfat, exfat, f2fs, block devices | sync_file_range(WRITE), 2 MiB a call | cachestat | DONTNEED |
-//! | [`How::Group`] the same without cachestat (Linux before 6.5, seccomp) | the same | the group's unwritten | DONTNEED |
-//! | [`How::Layered`] overlayfs, where sync_file_range does nothing | DONTNEED starts it | the group's unwritten | a second DONTNEED |
+//! | [`How::Unproven`] any that is not named below, until its first chunk is seen on its way ([`crate::probe`]) | sync_file_range(WRITE), 2 MiB a call | cachestat | DONTNEED |
+//! | [`How::Ranges`] the same from then on, and block devices | the same | cachestat | DONTNEED |
+//! | [`How::Synced`] the same where that has no effect: ext4 with data=journal | fdatasync in the helper | its end | DONTNEED, in the helper |
+//! | [`How::Group`] the same without cachestat (Linux before 6.5, seccomp): not probed | sync_file_range(WRITE), 2 MiB a call | the group's unwritten | DONTNEED |
+//! | [`How::Layered`] overlayfs, and whatever keeps its pages elsewhere: sync_file_range does nothing | DONTNEED starts it | the group's unwritten | a second DONTNEED |
 //! | [`How::Unstable`] NFS: safe only after a COMMIT, with which its client ends each flush | sync_file_range(WRITE), a chunk a call | what DONTNEED leaves, by cachestat | the same |
 //! | [`How::Remote`] NFS without cachestat or commits of its own, or written over; CIFS, CephFS, FUSE, 9p | the same | COMMIT or fdatasync in the helper | DONTNEED, in the helper |
 //!
@@ -12,7 +14,7 @@
 //! that belongs to the application.
 
 use crate::files::File;
-use crate::{ledger, region, sys};
+use crate::{ledger, probe, region, sys};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
@@ -26,6 +28,8 @@ pub enum How {
     Layered = 2,
     Remote = 3,
     Unstable = 4,
+    Unproven = 5,
+    Synced = 6,
 }
 
 /// Bytes a sync_file_range call: more would hold the caller where the disk's queue is full.
@@ -65,19 +69,20 @@ pub mod magic {
 }
 
 impl How {
-    /// By the kind of filesystem; `None` where there is nothing to flush to. One that is not known starts as
-    /// [`How::Ranges`] and is found out by its effect.
+    /// By the kind of filesystem, where that says it; `None` where there is nothing to flush to.
     pub fn of(fd: c_int, is_block_device: bool) -> Option<How> {
-        let ranges = if NO_CACHESTAT.load(Relaxed) { How::Group } else { How::Ranges };
+        let is_blind = NO_CACHESTAT.load(Relaxed);
         if is_block_device {
-            return Some(ranges);
+            return Some(if is_blind { How::Group } else { How::Ranges });
         }
         Some(match sys::fs_magic(fd)? {
-            magic::OVERLAY => How::Layered,
-            magic::NFS if ranges == How::Ranges => How::Unstable,
+            magic::NFS if !is_blind => How::Unstable,
             magic::NFS | magic::CIFS | magic::SMB2 | magic::CEPH | magic::FUSE | magic::NINEP => How::Remote,
             known if magic::MEMORY.contains(&known) => return None,
-            _ => ranges,
+            // its name says no more than the probe does
+            _ if !is_blind => How::Unproven,
+            magic::OVERLAY => How::Layered,
+            _ => How::Group,
         })
     }
 
@@ -87,6 +92,8 @@ impl How {
             2 => How::Layered,
             3 => How::Remote,
             4 => How::Unstable,
+            5 => How::Unproven,
+            6 => How::Synced,
             _ => How::Group,
         }
     }
@@ -94,13 +101,24 @@ impl How {
 
 /// Starts writeback of a range (`high` `u64::MAX`: to the end of the file).
 pub fn start(file: &File, fd: c_int, low: u64, high: u64) {
-    if file.how() == How::Layered {
-        sys::drop_cache(fd, low, if high == u64::MAX { 0 } else { high - low });
-        return;
-    }
-    if high == u64::MAX || matches!(file.how(), How::Remote | How::Unstable) {
+    let length = if high == u64::MAX { 0 } else { high.saturating_sub(low) };
+    match file.how() {
+        How::Unproven => probe::start(file, fd, low, high),
+        How::Layered => {
+            sys::drop_cache(fd, low, length);
+        }
         // each call ends with a COMMIT
-        sys::start_writeback(fd, low, if high == u64::MAX { 0 } else { high - low });
+        How::Remote | How::Unstable => {
+            sys::start_writeback(fd, low, length);
+        }
+        How::Ranges | How::Group | How::Synced => start_ranges(fd, low, high),
+    }
+}
+
+/// Starts it by sync_file_range, in steps.
+pub fn start_ranges(fd: c_int, low: u64, high: u64) {
+    if high == u64::MAX {
+        sys::start_writeback(fd, low, 0);
         return;
     }
     // the range can be that of a few pages far apart in a sparse file
@@ -116,7 +134,7 @@ pub fn start(file: &File, fd: c_int, low: u64, high: u64) {
 
 /// What the kernel says of a range, where cachestat can see it. `None` changes the file's ways for good.
 pub fn measure(file: &File, fd: c_int, low: u64, high: u64) -> Option<sys::CacheStat> {
-    if !matches!(file.how(), How::Ranges | How::Unstable) {
+    if !matches!(file.how(), How::Ranges | How::Unstable | How::Unproven) {
         return None;
     }
     // cachestat takes whole pages, and a length of 0 for "to the end"

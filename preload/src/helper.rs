@@ -12,11 +12,13 @@
 use crate::apart;
 use crate::files::{self, File};
 use crate::flush::{How, magic};
-use crate::ledger;
+use crate::probe::LATE_NS;
 use crate::sys::{self, raw};
+use crate::{ledger, region};
 use core::ffi::CStr;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
+use freeboard_budget::Mode;
 use libc::c_int;
 
 /// Files at a time.
@@ -50,7 +52,7 @@ struct Job {
     state: AtomicU32,
     /// cachestat cannot see its pages.
     blind: AtomicBool,
-    /// A remote file that is open in the application: what its commits confirm is taken off it. Null: a closed one.
+    /// A file that is open in the application, remote or one that only a sync writes: what its commits confirm is taken off it. Null: a closed one.
     file: AtomicPtr<File>,
     /// That is on NFS.
     nfs: AtomicBool,
@@ -60,7 +62,7 @@ struct Job {
     fd: AtomicI32,
     key: AtomicU64,
     charge: AtomicU64,
-    /// First byte of what may be dropped.
+    /// First byte of what is to be dropped; `u64::MAX`: nothing is.
     from: AtomicU64,
     own_fd: AtomicI32,
     since_ns: AtomicU64,
@@ -136,7 +138,7 @@ pub fn commit(file: &'static File, fd: c_int) -> bool {
     if TABLE.iter().any(|job| job.is_for(file)) {
         ring();
     } else {
-        post(fd, file, 0, true);
+        post(fd, file, 0, None);
     }
     true
 }
@@ -158,13 +160,14 @@ pub fn release(file: &File, longest_ns: u64) {
     }
 }
 
-/// Takes a file over that is about to be closed: it is kept until its pages are written, and then they are dropped.
-/// Returns when it has been re-opened. `false`: the helper cannot.
-pub fn keep(file: &'static File, fd: c_int, charge: u64) -> bool {
+/// Takes a file over that is about to be closed: it is kept until its pages are written, and then, where that is wanted,
+/// they are dropped. Returns when it has been re-opened. `false`: the helper cannot.
+pub fn keep(file: &'static File, fd: c_int, charge: u64, drops: bool) -> bool {
     if UNAVAILABLE.load(Relaxed) || sys::has_lease(fd) || !start() {
         return false;
     }
-    let Some(job) = post(fd, file, charge, false) else { return false };
+    let from = if drops { file.droppable_from() } else { u64::MAX };
+    let Some(job) = post(fd, file, charge, Some(from)) else { return false };
     let deadline = sys::now_ns().wrapping_add(HANDOVER_MS * 1_000_000);
     loop {
         match job.state.load(Acquire) {
@@ -199,19 +202,20 @@ fn next() -> Option<&'static Job> {
     TABLE.get(NEXT.load(Relaxed) as usize % JOBS)
 }
 
-/// `None`: there is no place for it.
-fn post(fd: c_int, file: &'static File, charge: u64, is_remote: bool) -> Option<&'static Job> {
+/// `kept_from`: the first byte to be dropped of a file that is closed; `None`: it is open, and to be committed. There can be
+/// no place for it.
+fn post(fd: c_int, file: &'static File, charge: u64, kept_from: Option<u64>) -> Option<&'static Job> {
     let job = next().filter(|job| job.state.compare_exchange(FREE, CLAIMED, AcqRel, Relaxed).is_ok())?;
     NEXT.fetch_add(1, Relaxed);
-    job.blind.store(file.how() != How::Ranges, Relaxed);
-    let file_at = if is_remote { core::ptr::from_ref(file).cast_mut() } else { core::ptr::null_mut() };
+    job.blind.store(!matches!(file.how(), How::Ranges | How::Unproven | How::Synced), Relaxed);
+    let file_at = if kept_from.is_none() { core::ptr::from_ref(file).cast_mut() } else { core::ptr::null_mut() };
     job.file.store(file_at, Relaxed);
     job.leave.store(false, Relaxed);
     job.tid.store(sys::gettid(), Relaxed);
     job.fd.store(fd, Relaxed);
     job.key.store(file.key(), Relaxed);
     job.charge.store(charge, Relaxed);
-    job.from.store(file.droppable_from(), Relaxed);
+    job.from.store(kept_from.unwrap_or(u64::MAX), Relaxed);
     job.since_ns.store(sys::now_ns(), Relaxed);
     job.state.store(POSTED, Release);
     ring();
@@ -382,7 +386,9 @@ fn serve(job: &Job, file: &File) {
         if !job.nfs.load(Relaxed) || sys::unlock(fd) != 0 {
             sys::fdatasync(fd);
         }
-        drop_from(fd, file.droppable_from());
+        if file.how() != How::Synced || file.mode() == Mode::Always || region::wants_drop() {
+            drop_from(fd, file.droppable_from());
+        }
         if is_same() {
             // what was drained meanwhile stands in the closed files' account, and is credited there
             let taken = file.syncing.fetch_update(Relaxed, Relaxed, |all| Some(all.saturating_sub(charge)));
@@ -409,10 +415,8 @@ fn finish(job: &Job, now: u64) -> bool {
     let kept_ns = now.wrapping_sub(job.since_ns.load(Relaxed));
     let is_waiting = match sys::cachestat(fd, 0, 0) {
         Ok(stat) if stat.cached > 0 => {
-            if stat.dirty > 0 && stat.writeback == 0 {
-                sys::start_writeback(fd, 0, 0);
-            }
-            stat.dirty + stat.writeback > 0 && kept_ns < KEEP_NS
+            let is_synced = stat.dirty > 0 && stat.writeback == 0 && start_or_sync(fd, stat.dirty, kept_ns);
+            !is_synced && stat.dirty + stat.writeback > 0 && kept_ns < KEEP_NS
         }
         Ok(_) if !job.blind.load(Relaxed) => false, // the kernel has taken it back already
         _ => kept_ns < KEEP_BLIND_NS,
@@ -420,12 +424,24 @@ fn finish(job: &Job, now: u64) -> bool {
     if is_waiting {
         return false;
     }
-    drop_from(fd, job.from.load(Relaxed));
+    let from = job.from.load(Relaxed);
+    if from != u64::MAX {
+        drop_from(fd, from);
+    }
     ledger::credit(charge);
     ledger::TOTALS.confirmed_bytes.fetch_add(charge, Relaxed);
     sys::close(fd);
     job.state.store(FREE, Release);
     true
+}
+
+/// Starts writeback of a kept file that has so many dirty pages and none on its way. Where that has had no effect for long,
+/// syncs it: `true`.
+fn start_or_sync(fd: c_int, dirty: u64, kept_ns: u64) -> bool {
+    sys::start_writeback(fd, 0, 0);
+    let is_late =
+        kept_ns > LATE_NS && sys::cachestat(fd, 0, 0).is_ok_and(|after| after.dirty >= dirty && after.writeback == 0);
+    is_late && sys::fdatasync(fd) == 0
 }
 
 /// Drops what is clean of a file from an offset on, and counts it.

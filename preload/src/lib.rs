@@ -54,6 +54,7 @@ pub mod hooks;
 mod ledger;
 mod look;
 mod pace;
+mod probe;
 mod process;
 mod real;
 mod region;

@@ -5,7 +5,7 @@ use crate::calls::PIECE_MIN;
 use crate::files::{self, Chunk, File};
 use crate::flush::{self, How};
 use crate::ledger::{self, TOTALS};
-use crate::{apart, descriptors, group, helper, pace, process, region, speed, sys};
+use crate::{apart, descriptors, group, helper, pace, probe, process, region, speed, sys};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use freeboard_budget::Mode;
@@ -76,10 +76,10 @@ pub fn look_at_all(caller: Option<(&'static File, c_int)>) {
     region::publish(ledger::owed(), pace::is_holding());
 }
 
-/// A file whose chunks are sent as soon as they are full: where that is asked for, where the server wants it, and where
-/// a longer wait would make one range of the whole file.
+/// A file whose chunks are sent as soon as they are full: where that is asked for, where the server wants it, where it is
+/// yet to be seen what sending does, and where a longer wait would make one range of the whole file.
 pub fn is_prompt(file: &File) -> bool {
-    file.mode() == Mode::Always || matches!(file.how(), How::Remote | How::Unstable) || file.is_scattered()
+    !matches!(file.how(), How::Ranges | How::Group | How::Layered) || file.mode() == Mode::Always || file.is_scattered()
 }
 
 /// A file's current charge: what of it is really dirty is sent, a chunk at a time, when the window is nearly full.
@@ -127,7 +127,8 @@ fn send_piece(file: &'static File, fd: c_int) {
     let grain = if ledger::chunk() >= LARGE_FOLIO { LARGE_FOLIO } else { ledger::PAGE };
     let length = high.saturating_sub(low).checked_div(pieces).unwrap_or(0).next_multiple_of(grain);
     let end = low.saturating_add(length) & !(grain - 1);
-    if pieces < 2 || file.is_scattered() || file.how() == How::Remote || end <= low || end >= high {
+    let is_whole = matches!(file.how(), How::Remote | How::Synced | How::Unproven);
+    if pieces < 2 || file.is_scattered() || is_whole || end <= low || end >= high {
         send(file, fd);
         return;
     }
@@ -149,15 +150,17 @@ pub fn send(file: &'static File, fd: c_int) {
         let charge = file.cut(low, high);
         TOTALS.flushed_bytes.fetch_add(charge, Relaxed);
     }
-    if file.how() == How::Remote {
+    if matches!(file.how(), How::Remote | How::Synced) {
         commit(file, fd);
     }
 }
 
-/// On a remote filesystem only a commit tells: asks the helper for one of all that was sent, one at a time.
+/// Where only a commit tells, as on a remote filesystem: asks the helper for one of all that was sent, one at a time.
 fn commit(file: &'static File, fd: c_int) {
     if file.syncing.load(Relaxed) == 0 {
-        if file.started() < COMMIT_BYTES.min(ledger::window() / 3) {
+        let is_crowded = ledger::owed() >= ledger::window() / 4 * 3; // perhaps by many files of which none has much
+        let enough = if is_crowded { 1 } else { COMMIT_BYTES.min(ledger::window() / 3) };
+        if file.started() < enough {
             return;
         }
         while file.oldest().is_some() {
@@ -191,6 +194,17 @@ pub fn confirm(file: &'static File, fd: c_int) {
                     }
                 }
             }
+            How::Unproven => {
+                let Some(stat) = flush::measure(file, fd, low, high) else { return };
+                if stat.dirty + stat.writeback > EDGE_PAGES {
+                    probe::look(file, fd, low, high, stat);
+                    if file.how() == How::Unproven {
+                        return;
+                    }
+                    continue;
+                }
+                file.late_since_ns.store(0, Relaxed);
+            }
             How::Unstable => {
                 if !confirm_by_dropping(file, fd, chunk) {
                     return;
@@ -199,7 +213,7 @@ pub fn confirm(file: &'static File, fd: c_int) {
                 continue;
             }
             How::Group | How::Layered if charge > 0 => return,
-            How::Remote => break,
+            How::Remote | How::Synced => break,
             _ => {}
         }
         arrived(file.pop());
@@ -208,7 +222,7 @@ pub fn confirm(file: &'static File, fd: c_int) {
             flush::drop_range(file, fd, low, high, region::is_over_target());
         }
     }
-    if file.how() == How::Remote {
+    if matches!(file.how(), How::Remote | How::Synced) {
         commit(file, fd);
     }
 }

@@ -34,6 +34,7 @@ const ROOT_PACKAGES: &[&str] = &[
     "procps",
     "qemu-system-x86",
     "qemu-utils",
+    "udftools",
     "util-linux",
     "xfsprogs",
     "xz-utils",
@@ -101,7 +102,7 @@ pub enum Hierarchy {
 /// A disk of the guest, empty but for its file system. The first is `/dev/vdd`, the next `/dev/vde`.
 #[derive(Clone, Debug)]
 pub struct Disk {
-    /// Made with `mkfs.<filesystem>`: ext4, xfs or vfat.
+    /// Made with `mkfs.<filesystem>`: ext4, xfs, vfat or udf.
     pub filesystem: &'static str,
     /// Size in MiB; takes space on the host only as it is written.
     pub size_mib: u64,

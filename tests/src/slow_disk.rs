@@ -17,6 +17,8 @@ pub enum Filesystem {
     XfsWithoutReflinks,
     /// ext4 as mkfs makes it.
     Ext4,
+    /// ext4 that writes all data to its journal first: sync_file_range has no effect there.
+    Ext4JournalsData,
     /// btrfs as mkfs makes it.
     Btrfs,
     /// FAT32.
@@ -30,6 +32,10 @@ impl Filesystem {
             Filesystem::Xfs => run("mkfs.xfs", &["-q", "-K", device]),
             Filesystem::XfsWithoutReflinks => run("mkfs.xfs", &["-q", "-K", "-m", "reflink=0", device]),
             Filesystem::Ext4 => run("mkfs.ext4", &["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", device]),
+            Filesystem::Ext4JournalsData => {
+                Filesystem::Ext4.make(device);
+                run("tune2fs", &["-o", "journal_data", device])
+            }
             Filesystem::Btrfs => run("mkfs.btrfs", &["-q", device]),
             Filesystem::Vfat => run("mkfs.vfat", &["-F", "32", device]),
         };

@@ -15,6 +15,8 @@ use std::time::Duration;
 const NFS_DISK: Disk = Disk { filesystem: "ext4", size_mib: 2048, write_bytes_per_second: 30 * MB };
 const VFAT_DISK: Disk = Disk { filesystem: "vfat", size_mib: 1024, write_bytes_per_second: 10 * MB };
 const XFS_DISK: Disk = Disk { filesystem: "xfs", size_mib: 2048, write_bytes_per_second: 50 * MB };
+/// A filesystem that the library does not know by name.
+const UDF_DISK: Disk = Disk { filesystem: "udf", size_mib: 1024, write_bytes_per_second: 20 * MB };
 
 const SOURCE_BYTES: u64 = 300 * MIB;
 
@@ -35,7 +37,7 @@ fn boot(test: &str, kernel: Kernel, hierarchy: Hierarchy, cases: &[&str]) {
         hierarchy,
         // so much that no limit but the group's own matters, the NFS server's page cache included
         memory_mib: 6144,
-        disks: vec![NFS_DISK, VFAT_DISK, XFS_DISK],
+        disks: vec![NFS_DISK, VFAT_DISK, XFS_DISK, UDF_DISK],
         files: vec![program, freeboard::program(), freeboard::library(), source],
         timeout: Duration::from_secs(240),
     };
@@ -53,17 +55,17 @@ fn boot(test: &str, kernel: Kernel, hierarchy: Hierarchy, cases: &[&str]) {
 
 #[test]
 fn linux_6_1_cgroup_v1() {
-    boot("Linux 6.1, cgroup v1", Kernel::V6_1, Hierarchy::V1, &["nfs_without_cachestat", "xfs"]);
+    boot("Linux 6.1, cgroup v1", Kernel::V6_1, Hierarchy::V1, &["nfs_without_cachestat", "xfs", "udf"]);
 }
 
 #[test]
 fn newest_linux_cgroup_v2() {
-    boot("the newest Linux, cgroup v2", Kernel::Newest, Hierarchy::V2, &["xfs"]);
+    boot("the newest Linux, cgroup v2", Kernel::Newest, Hierarchy::V2, &["xfs", "udf"]);
 }
 
 #[test]
 fn linux_6_12_cgroup_v2() {
-    boot("Linux 6.12, cgroup v2", Kernel::V6_12, Hierarchy::V2, &["nfs", "vfat", "xfs"]);
+    boot("Linux 6.12, cgroup v2", Kernel::V6_12, Hierarchy::V2, &["nfs", "vfat", "xfs", "udf"]);
 }
 
 mod in_guest {
@@ -221,6 +223,18 @@ mod in_guest {
         plain.assert_oom_killed("plain");
         disabled.assert_oom_killed("disabled");
         under.assert_ok("freeboard");
+    }
+
+    #[test]
+    #[ignore = "runs in a guest"]
+    fn udf() {
+        let test = "dd of 100 MiB to UDF, 20 MB/s, limit 50 MB";
+        let bench = Bench::new(test, 50 * MB, &["mount", "-t", "udf", "/dev/vdg"]);
+        let plain = bench.run(&mut bench.dd(100, &[]));
+        let under = bench.run(&mut freeboard::under(&bench.dd(100, &[]), None));
+        table::print(test, &[("plain", &plain), ("freeboard", &under)]);
+        assert!(plain.figures.limit_hits > 0, "plain: never met the limit");
+        under.assert_never_at_the_limit("freeboard");
     }
 
     #[test]

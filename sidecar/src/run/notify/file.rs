@@ -9,9 +9,11 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Advice, CWD, FileType, Mode, OFlags, Stat, fadvise, fdatasync, fstat, openat, stat, statfs};
 use std::num::NonZeroU64;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PAGE_BYTES: u64 = 4096;
+/// sync_file_range has no effect on a file where it had none for so long.
+const NO_EFFECT: Duration = Duration::from_millis(250);
 
 /// `f_type`s (`include/uapi/linux/magic.h`).
 const OVERLAY: u32 = 0x794c_7630;
@@ -40,6 +42,8 @@ enum How {
     Layered,
     /// On the server only after a commit.
     Remote,
+    /// sync_file_range has no effect (ext4 with data=journal): written by a sync.
+    Synced,
 }
 
 /// Where a program's descriptor is found. Looking there needs neither its leave nor a right to trace it.
@@ -91,6 +95,8 @@ pub struct File {
     /// cachestat says nothing of it: the group's numbers have to serve.
     blind: bool,
     commit: Option<JoinHandle<()>>,
+    /// Since when sync_file_range has had no effect.
+    stuck_since: Option<Instant>,
     /// When pages of it were last given back.
     pub given_back: Duration,
     /// The program has closed it.
@@ -131,6 +137,7 @@ impl File {
             cached_bytes: 0,
             blind: how != How::Ranges,
             commit: None,
+            stuck_since: None,
             given_back: Duration::ZERO,
             is_closed: false,
         })
@@ -169,23 +176,38 @@ impl File {
     /// Starts writeback of what is not on the disk.
     pub fn start(&mut self) {
         match self.how {
-            How::Ranges => sys::start_writeback(self.own.as_fd()),
+            How::Ranges => self.start_ranges(),
             How::Layered => drop_cache(&self.own),
-            How::Remote => {
+            How::Remote | How::Synced => {
                 if self.commit.as_ref().is_some_and(|commit| !commit.is_finished()) {
                     return;
                 }
                 // a server that hangs is not to hold up those who write elsewhere
+                let drops = self.how == How::Remote;
                 self.commit = self.own.try_clone().ok().and_then(|own| {
                     let commit = move || {
                         let _ = fdatasync(&own);
-                        drop_cache(&own);
+                        if drops {
+                            drop_cache(&own);
+                        }
                     };
                     std::thread::Builder::new().name("commit".into()).spawn(commit).ok()
                 });
             }
         }
         self.unstarted_bytes = 0;
+    }
+
+    /// By sync_file_range, as long as that has an effect.
+    fn start_ranges(&mut self) {
+        let before = sys::cachestat(self.own.as_fd());
+        sys::start_writeback(self.own.as_fd());
+        let (Ok(before), Ok(after)) = (before, sys::cachestat(self.own.as_fd())) else { return };
+        if before.dirty == 0 || after.dirty < before.dirty || after.writeback > before.writeback {
+            self.stuck_since = None;
+        } else if self.stuck_since.get_or_insert_with(Instant::now).elapsed() > NO_EFFECT {
+            self.how = How::Synced;
+        }
     }
 
     /// Gives pages back that are on the disk: what was appended, or `all`. Returns how many bytes that were.

@@ -1,0 +1,58 @@
+//! What a filesystem's name does not say is found out by its effect: a file's first chunks are sent with a look at its
+//! page cache before and after. ext4 is one that is written by sync_file_range, and with data=journal one that is not.
+
+use crate::files::File;
+use crate::flush::{self, How};
+use crate::look::EDGE_PAGES;
+use crate::sys::{self, CacheStat};
+use core::sync::atomic::Ordering::Relaxed;
+use libc::c_int;
+
+/// A filesystem on which nothing has been sent after so long is not one on which pages are prepared for it by another
+/// thread (btrfs compresses them first).
+pub const LATE_NS: u64 = 250_000_000;
+
+/// Starts writeback of a range of a file of which it is not known how that is to be done, and learns from what becomes
+/// of it.
+pub fn start(file: &File, fd: c_int, low: u64, high: u64) {
+    let before = flush::measure(file, fd, low, high);
+    if before.is_some_and(|stat| stat.cached + stat.evicted == 0) {
+        // it was written, and is not here: there is a file below, or nothing to flush to; the group's count tells
+        file.set_how(How::Layered);
+        flush::start(file, fd, low, high);
+        return;
+    }
+    flush::start_ranges(fd, low, high);
+    let Some(before) = before.filter(|stat| stat.dirty > 0) else { return };
+    let Some(after) = flush::measure(file, fd, low, high) else { return };
+    if after.dirty < before.dirty || after.writeback > before.writeback {
+        file.set_how(How::Ranges);
+        return;
+    }
+    let now = sys::now_ns();
+    match file.late_since_ns.load(Relaxed) {
+        0 => file.late_since_ns.store(now, Relaxed),
+        since if now.wrapping_sub(since) > LATE_NS => file.set_how(How::Synced),
+        _ => {}
+    }
+}
+
+/// Some of a chunk that was sent is not there yet: it is on its way, or is sent once more.
+pub fn look(file: &File, fd: c_int, low: u64, high: u64, stat: CacheStat) {
+    if stat.writeback > 0 {
+        file.set_how(How::Ranges);
+    } else {
+        start(file, fd, low, high);
+    }
+}
+
+/// Writeback of this file, which has been sent, has not begun: what is dirty stays so until the kernel writes it by itself.
+pub fn is_stuck(file: &File, fd: c_int) -> bool {
+    match file.how() {
+        How::Synced => true,
+        How::Unproven => {
+            flush::measure(file, fd, 0, u64::MAX).is_some_and(|stat| stat.dirty > EDGE_PAGES && stat.writeback == 0)
+        }
+        _ => false,
+    }
+}
