@@ -189,7 +189,7 @@ pub fn confirm(file: &'static File, fd: c_int) {
                     }
                     // written, and dirty again: by the application, whose later charge stands for it; or never sent
                     if !chunk.again.swap(true, Relaxed) {
-                        flush::start(file, fd, low, high);
+                        probe::again(file, fd, low, high);
                         return;
                     }
                 }

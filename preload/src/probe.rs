@@ -1,7 +1,7 @@
 //! What a filesystem's name does not say is found out by its effect: a file's first chunks are sent with a look at its
 //! page cache before and after. ext4 is one that is written by sync_file_range, and with data=journal one that is not.
 
-use crate::files::File;
+use crate::files::{self, File};
 use crate::flush::{self, How};
 use crate::look::EDGE_PAGES;
 use crate::sys::{self, CacheStat};
@@ -32,9 +32,21 @@ pub fn start(file: &File, fd: c_int, low: u64, high: u64) {
     let now = sys::now_ns();
     match file.late_since_ns.load(Relaxed) {
         0 => file.late_since_ns.store(now, Relaxed),
-        since if now.wrapping_sub(since) > LATE_NS => file.set_how(How::Synced),
+        since if now.wrapping_sub(since) > LATE_NS => {
+            // and its neighbours: a sync of this one commits their pages too, and then a flush of theirs has an effect
+            let is_like =
+                |other: &&File| other.dev() == file.dev() && matches!(other.how(), How::Unproven | How::Ranges);
+            files::all().filter(is_like).for_each(|other| other.set_how(How::Synced));
+        }
         _ => {}
     }
+}
+
+/// A chunk of a file whose flushes had an effect is dirty, and nothing of it is on its way: has this one?
+pub fn again(file: &File, fd: c_int, low: u64, high: u64) {
+    file.late_since_ns.store(0, Relaxed);
+    file.set_how(How::Unproven);
+    start(file, fd, low, high);
 }
 
 /// Some of a chunk that was sent is not there yet: it is on its way, or is sent once more.
