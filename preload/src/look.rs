@@ -26,6 +26,8 @@ const ATTEMPT_NS: u64 = 20_000_000;
 const COMMIT_LATE_NS: u64 = 1_000_000_000;
 /// The group's unwritten as last read, where files of ours are measured by it; `u64::MAX`: they are not.
 static GROUP_UNWRITTEN: AtomicU64 = AtomicU64::new(u64::MAX);
+/// What such files owe, and closed ones.
+static OWED_BY_GROUP: AtomicU64 = AtomicU64::new(0);
 
 /// Every file that owes: sends what is not on its way, takes off what has arrived. The caller has the pace.
 pub fn look_at_all(caller: Option<(&'static File, c_int)>) {
@@ -57,6 +59,7 @@ pub fn look_at_all(caller: Option<(&'static File, c_int)>) {
         }
     }
     let closed = files::closed().load(Relaxed);
+    OWED_BY_GROUP.store(closed + by_group, Relaxed);
     if closed + by_group > 0 {
         settle_by_group(known);
     } else {
@@ -76,10 +79,11 @@ pub fn look_at_all(caller: Option<(&'static File, c_int)>) {
     region::publish(ledger::owed(), pace::is_holding());
 }
 
-/// A file whose chunks are sent as soon as they are full: where that is asked for, where the server wants it, where it is
-/// yet to be seen what sending does, and where a longer wait would make one range of the whole file.
+/// A file whose chunks are sent as soon as they are full: where that is asked for, where a server or a sync takes its time,
+/// and where a longer wait would make one range of the whole file.
 pub fn is_prompt(file: &File) -> bool {
-    !matches!(file.how(), How::Ranges | How::Group | How::Layered) || file.mode() == Mode::Always || file.is_scattered()
+    let is_slow = matches!(file.how(), How::Remote | How::Unstable | How::Synced);
+    is_slow || file.mode() == Mode::Always || file.is_scattered()
 }
 
 /// A file's current charge: what of it is really dirty is sent, a chunk at a time, when the window is nearly full.
@@ -95,14 +99,14 @@ pub fn advance(file: &'static File, fd: c_int) {
     if !is_due || !(is_filling || is_prompt) {
         return;
     }
-    if file.how() == How::Ranges {
+    if matches!(file.how(), How::Ranges | How::Unproven) {
         // pages that were written again, and pages that the kernel has written already, are taken off; of several
         // threads some are in a call, and their charge is not dirty yet
         let (low, high) = file.current_range(sys::position(fd));
         if let Some(stat) = flush::measure(file, fd, low, high) {
             let unwritten = (stat.dirty + stat.writeback).saturating_mul(ledger::PAGE);
             let in_calls = if process::has_one_thread() { 0 } else { current / 2 };
-            if unwritten.saturating_add(in_calls) < current && file.how() == How::Ranges {
+            if unwritten.saturating_add(in_calls) < current {
                 ledger::credit(file.forgive(current.saturating_sub(unwritten)));
             }
         }
@@ -127,7 +131,7 @@ fn send_piece(file: &'static File, fd: c_int) {
     let grain = if ledger::chunk() >= LARGE_FOLIO { LARGE_FOLIO } else { ledger::PAGE };
     let length = high.saturating_sub(low).checked_div(pieces).unwrap_or(0).next_multiple_of(grain);
     let end = low.saturating_add(length) & !(grain - 1);
-    let is_whole = matches!(file.how(), How::Remote | How::Synced | How::Unproven);
+    let is_whole = matches!(file.how(), How::Remote | How::Synced);
     if pieces < 2 || file.is_scattered() || is_whole || end <= low || end >= high {
         send(file, fd);
         return;
@@ -330,8 +334,11 @@ fn fall_back() {
 }
 
 /// Where files of ours are measured by the group alone, our own share of what is unwritten is not known: it is enough
-/// that the group is within what it may owe.
+/// that the group is within what it may owe, and that what is known to be ours is within the window.
 pub fn group_has_room(charge: u64) -> bool {
     let unwritten = GROUP_UNWRITTEN.load(Relaxed);
-    unwritten != u64::MAX && unwritten.saturating_add(charge).saturating_add(COUNTER_LAG) <= region::allowed()
+    let known = ledger::owed().saturating_sub(OWED_BY_GROUP.load(Relaxed));
+    unwritten != u64::MAX
+        && unwritten.saturating_add(charge).saturating_add(COUNTER_LAG) <= region::allowed()
+        && known.saturating_add(charge) <= ledger::window()
 }
