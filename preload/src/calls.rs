@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use freeboard_budget::layout::Aside;
 use libc::c_int;
 
-/// The shortest piece of a call that is written in pieces, and of a file that is flushed before its chunk is full.
+/// The shortest piece of a call that is written in pieces, and of a file that is sent although it is less than a chunk.
 pub const PIECE_MIN: u64 = 256 << 10;
 /// The kernel writes no more than this in one call (`MAX_RW_COUNT` in include/linux/fs.h).
 const MAX_RW_COUNT: usize = 0x7fff_f000;
@@ -97,7 +97,7 @@ pub fn vectored(fd: c_int, offset: Option<u64>, call: impl Fn() -> isize + Copy)
 fn vectored_slowly(fd: c_int, offset: Option<u64>, call: impl Fn() -> isize) -> isize {
     let Some(file) = tracked(fd) else { return call() };
     let reserved = ledger::charge(ledger::SMALL.min(ledger::window() as usize / 4));
-    admit(file, fd, reserved);
+    admit(file, fd, reserved, || touch(file, offset, reserved));
     let wrote = call();
     let (_, charge) = touched(file, offset, wrote);
     settle(file, fd, reserved, wrote, charge);
@@ -108,15 +108,16 @@ fn vectored_slowly(fd: c_int, offset: Option<u64>, call: impl Fn() -> isize) -> 
 /// Notes where a call wrote; its bytes and their charge.
 fn touched(file: &File, offset: Option<u64>, wrote: isize) -> (usize, u64) {
     let bytes = wrote.max(0) as usize;
+    touch(file, offset, bytes as u64);
+    (bytes, offset.map_or_else(|| ledger::charge(bytes), |offset| ledger::charge_at(offset, bytes)))
+}
+
+/// Notes where a call of so many bytes writes. `offset`: `None` where only the kernel knows.
+#[inline(always)]
+fn touch(file: &File, offset: Option<u64>, bytes: u64) {
     match offset {
-        Some(offset) => {
-            file.touch(offset, bytes as u64);
-            (bytes, ledger::charge_at(offset, bytes))
-        }
-        None => {
-            file.touch_plain();
-            (bytes, ledger::charge(bytes))
-        }
+        Some(offset) => file.touch(offset, bytes),
+        None => file.touch_plain(),
     }
 }
 
@@ -151,8 +152,7 @@ fn positional_slowly(fd: c_int, offset: i64, bytes: usize, call: impl Fn(usize, 
 fn whole(fd: c_int, bytes: usize, call: &dyn Fn() -> isize) -> isize {
     let Some(file) = tracked(fd) else { return call() };
     let charge = ledger::charge(bytes.min(MAX_RW_COUNT));
-    admit(file, fd, charge);
-    file.touch_plain();
+    admit(file, fd, charge, || file.touch_plain());
     let wrote = call();
     settle(file, fd, charge, wrote, ledger::charge(wrote.max(0) as usize));
     if is_small(bytes) {
@@ -178,9 +178,7 @@ fn in_pieces(fd: c_int, offset: i64, bytes: usize, call: &dyn Fn(usize, usize) -
         let left = bytes_max - done;
         let piece = if is_whole { left } else { left.min(piece_at(at)) };
         let charge = ledger::charge_at(at, piece);
-        reserve(file, fd, charge);
-        file.touch(at, piece as u64); // before it is owed: the range bounds what can be
-        file.owe(charge);
+        admit(file, fd, charge, || file.touch(at, piece as u64));
         let errno = sys::errno();
         let wrote = call(done, if is_whole { bytes } else { piece });
         settle(file, fd, charge, wrote, ledger::charge_at(at, wrote.max(0) as usize));
@@ -300,7 +298,8 @@ unsafe fn copy(
         };
         // a copy to the end of a file is asked for with a huge length: reserve what can be expected
         let charge = ledger::charge(piece.min(COPY_RESERVE));
-        admit(file, fd, charge);
+        let offset = if at.is_null() { None } else { sys::read_offset(at).and_then(|at| u64::try_from(at).ok()) };
+        admit(file, fd, charge, || touch(file, offset, charge));
         let errno = sys::errno();
         let wrote = call(piece);
         if wrote > 0 && !at.is_null() {
@@ -337,11 +336,12 @@ pub fn splicing(fd: c_int, at: *const i64, bytes: usize, call: &mut dyn FnMut() 
     }
     let Some(file) = tracked(fd) else { return call() };
     let charge = ledger::charge(bytes.min(ledger::SMALL));
-    admit(file, fd, charge);
-    file.touch_plain();
-    if !at.is_null() {
-        file.scatter();
-    }
+    admit(file, fd, charge, || {
+        file.touch_plain();
+        if !at.is_null() {
+            file.scatter();
+        }
+    });
     let wrote = call();
     settle(file, fd, charge, wrote, ledger::charge(wrote.max(0) as usize));
     wrote
@@ -375,14 +375,14 @@ fn tracked(fd: c_int) -> Option<&'static File> {
     entry.file()
 }
 
-/// A chunk may be full: looks at the file, if nobody else is looking.
+/// Looks at the file, if nobody else is looking.
 #[cold]
 fn look_after(file: &'static File, fd: c_int) {
     if !process::is_ours() {
         return;
     }
     LOOKED_AT_BYTES.store(TOTALS.written_bytes.load(Relaxed), Relaxed);
-    if let pace::Turn::Mine(signals) = pace::take() {
+    if let pace::Turn::Mine(mine) = pace::take() {
         region::refresh();
         file.harvest();
         if descriptors::is_on(fd, file) {
@@ -393,14 +393,16 @@ fn look_after(file: &'static File, fd: c_int) {
             descriptors::forget(fd);
         }
         region::publish(ledger::owed(), pace::is_holding());
-        pace::give(signals);
+        pace::give(mine);
     }
 }
 
 /// Reserves a charge, and waits for the disk where the window has no room. It is the file's from here on, so that a call
 /// which is left in the middle (a cancelled thread, siglongjmp) owes nothing that a look at the file would not mend.
-fn admit(file: &'static File, fd: c_int, charge: u64) {
+/// `touch` notes where it will write, before that is owed: a range of pages bounds what they can owe.
+fn admit(file: &'static File, fd: c_int, charge: u64, touch: impl FnOnce()) {
     reserve(file, fd, charge);
+    touch();
     file.owe(charge);
 }
 

@@ -41,16 +41,17 @@ pub fn before_close(fd: c_int, entry: Entry) {
     if file.owed() == 0 || file.mode() == Mode::Observe || !descriptors::is_on(fd, file) {
         return;
     }
-    let pace::Turn::Mine(signals) = pace::take() else { return };
+    let pace::Turn::Mine(mine) = pace::take() else { return };
     look::send(file, fd);
     region::publish(ledger::owed(), pace::is_holding());
-    pace::give(signals);
     // what a flush leaves where it is, nobody writes for 5 to 30 s
-    let keeps = drops || probe::is_stuck(file, fd);
-    if !keeps || !file.is_last_user() {
+    let keeps = (drops || probe::is_stuck(file, fd)) && file.is_last_user();
+    let is_for_helper = keeps && CLOSES.fetch_add(1, Relaxed) >= CLOSES_BEFORE_HELPER && !sys::has_lease(fd);
+    let charge = if is_for_helper { file.take_all() } else { 0 };
+    pace::give(mine);
+    if !keeps {
         hold_short_process(file, fd);
-    } else if CLOSES.fetch_add(1, Relaxed) >= CLOSES_BEFORE_HELPER && !sys::has_lease(fd) {
-        let charge = file.take_all();
+    } else if is_for_helper {
         let mut kept = false;
         // the helper has room for so many: when it is full, the disk is the slow one
         pace::hold(file, fd, || {
@@ -87,19 +88,21 @@ pub fn end() {
     if !region::is_attached() && files::all().next().is_none() || !process::is_ours() {
         return;
     }
-    if let pace::Turn::Mine(signals) = pace::take() {
+    if let pace::Turn::Mine(mine) = pace::take() {
         for file in files::all() {
             file.harvest();
             if file.owed() > 0
+                && file.mode() != Mode::Observe
                 && (region::is_pressed() || ledger::is_filling())
                 && let Some(fd) = descriptors::find(file)
             {
                 look::send(file, fd);
             }
         }
-        pace::give(signals);
+        pace::give(mine);
         for file in files::all() {
             if file.owed() > 0
+                && file.mode() != Mode::Observe
                 && let Some(fd) = descriptors::find(file)
             {
                 hold_short_process(file, fd);

@@ -171,8 +171,8 @@ pub fn forget(fd: c_int) {
 pub fn close(fd: c_int) {
     let file = get(fd).file();
     forget(fd);
-    if let Some(file) = file.filter(|file| !file.is_open() && file.owed() > 0) {
-        file.drain();
+    if let Some(file) = file.filter(|file| !file.is_open()) {
+        file.close();
     }
 }
 

@@ -39,8 +39,8 @@ impl Chunk {
     /// caller's to credit.
     pub fn keep(&self, left: u64) -> u64 {
         let excess = self.charge.load(Relaxed).saturating_sub(left);
-        let _ = self.charge.fetch_update(Relaxed, Relaxed, |now| Some(now.saturating_sub(excess)));
-        excess
+        let before = self.charge.fetch_update(Relaxed, Relaxed, |now| Some(now.saturating_sub(excess)));
+        before.unwrap_or(0).min(excess)
     }
 }
 
@@ -68,6 +68,8 @@ pub struct File {
     scattered: AtomicBool,
     /// Charge and bytes that were harvested and are in no chunk yet.
     current: AtomicU64,
+    /// The charge that was left when the kernel was last asked what of it is dirty.
+    measured: AtomicU64,
     current_bytes: AtomicU64,
     /// Nothing below this was appended by us: the file's size when it was first seen.
     old_end: AtomicU64,
@@ -133,6 +135,10 @@ pub fn open(stat: &stat, fd: c_int, how: How, mode: Mode, append: bool) -> Optio
                 if file.users.load(Relaxed) > 1 && !append {
                     file.scattered.store(true, Relaxed);
                 }
+                file.mode.store(mode as u32, Relaxed);
+                if append || file.users.load(Relaxed) == 1 {
+                    file.append.store(append, Relaxed); // with one descriptor that appends, no offset says where
+                }
                 file.set_last_fd(fd);
                 if stat.st_mode & libc::S_IFMT == libc::S_IFREG {
                     file.truncated(stat.st_size as u64); // it can have been, by O_TRUNC, since it was last looked at
@@ -191,6 +197,7 @@ impl File {
             plain: AtomicBool::new(false),
             scattered: AtomicBool::new(false),
             current: AtomicU64::new(0),
+            measured: AtomicU64::new(0),
             current_bytes: AtomicU64::new(0),
             old_end: AtomicU64::new(0),
             kept_from: AtomicU64::new(0),
@@ -402,6 +409,7 @@ impl File {
     }
 
     fn forget_range(&self) {
+        self.measured.store(0, Relaxed);
         self.plain.store(false, Relaxed);
         self.not_low.store(0, Relaxed);
         self.high.store(0, Relaxed);
@@ -442,6 +450,17 @@ impl File {
         }
         let pages = high.saturating_sub(low & !(ledger::PAGE - 1)).saturating_add(ledger::PAGE - 1) / ledger::PAGE;
         self.forgive(self.current().saturating_sub(pages.saturating_mul(ledger::PAGE)))
+    }
+
+    /// The current charge is more than twice what the kernel was last asked about: so that all the asking costs no more than
+    /// two looks at all of it.
+    pub fn is_to_be_measured(&self) -> bool {
+        self.current() >= self.measured.load(Relaxed).saturating_mul(2).saturating_add(ledger::chunk())
+    }
+
+    /// The kernel was asked, and what it did not know of was taken off.
+    pub fn set_measured(&self) {
+        self.measured.store(self.current(), Relaxed);
     }
 
     /// Charge that is in no chunk yet.
@@ -549,12 +568,24 @@ impl File {
         charged.saturating_add(self.current()).saturating_add(self.started())
     }
 
-    /// Hands all that it owes to the closed files' account.
+    /// Its last descriptor has been closed: what it owes is the closed files' debt. Where some was sent, whoever has the pace
+    /// may be at its chunks; the next look does it then.
+    pub fn close(&self) {
+        if self.mode() == Mode::Observe {
+            self.harvest();
+            ledger::credit(self.forgive(u64::MAX));
+        } else if self.count.load(Relaxed) == 0 && self.syncing.load(Relaxed) == 0 {
+            self.harvest();
+            CLOSED.fetch_add(self.forgive(u64::MAX), Relaxed);
+        }
+    }
+
+    /// Hands all that it owes to the closed files' account. The caller has the pace.
     pub fn drain(&self) {
         CLOSED.fetch_add(self.take_all(), Relaxed);
     }
 
-    /// Takes all that it owes out of it; the charge is the caller's.
+    /// Takes all that it owes out of it; the charge is the caller's, who has the pace.
     pub fn take_all(&self) -> u64 {
         self.harvest();
         let mut debt = self.current.swap(0, Relaxed);

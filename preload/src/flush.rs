@@ -14,7 +14,7 @@
 //! that belongs to the application.
 
 use crate::files::File;
-use crate::{ledger, probe, region, sys};
+use crate::{ledger, probe, sys};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
@@ -165,18 +165,6 @@ pub fn drop_arrived(file: &File, fd: c_int, low: u64, high: u64) -> Option<sys::
     let dropped = before.cached.saturating_sub(left.cached).saturating_mul(ledger::PAGE);
     ledger::TOTALS.dropped_bytes.fetch_add(dropped, Relaxed);
     Some(left)
-}
-
-/// Gives back all that is clean of a file, at once, where usage is over its target: the next chunk may be long in coming.
-pub fn sweep(file: &File, fd: c_int) {
-    if matches!(file.how(), How::Ranges | How::Group)
-        && region::is_over_target()
-        && file.set_swept()
-        && let Some(stat) = sys::fstat(fd)
-    {
-        let end = if stat.st_size > 0 { stat.st_size as u64 } else { u64::MAX };
-        drop_range(file, fd, 0, end, true);
-    }
 }
 
 /// Gives back the clean pages of a range that has been written, and of what lies before it and was kept until now: what

@@ -96,7 +96,8 @@ pub fn advance(file: &'static File, fd: c_int) {
     let current = file.current();
     // also what is less than a chunk goes where nothing else of the file is on its way
     let is_due = current >= ledger::chunk() || (is_filling && current >= PIECE_MIN && file.started() == 0);
-    if !is_due || !(is_filling || is_prompt) {
+    let is_sent = is_filling || is_prompt;
+    if !is_due || !(is_sent || file.is_to_be_measured()) {
         return;
     }
     if matches!(file.how(), How::Ranges | How::Unproven) {
@@ -110,9 +111,10 @@ pub fn advance(file: &'static File, fd: c_int) {
                 ledger::credit(file.forgive(current.saturating_sub(unwritten)));
             }
         }
-        if !(ledger::is_filling() || is_prompt) {
-            return;
-        }
+        file.set_measured();
+    }
+    if !(ledger::is_filling() || is_prompt) {
+        return;
     }
     for _ in 0..PIECES_PER_LOOK {
         send_piece(file, fd);
@@ -127,12 +129,16 @@ fn send_piece(file: &'static File, fd: c_int) {
     let (low, high) = file.current_range(sys::position(fd));
     let current = file.current();
     let pieces = current / ledger::chunk();
+    let is_whole = matches!(file.how(), How::Remote | How::Synced);
+    if pieces < 2 || high == u64::MAX || is_whole {
+        send(file, fd);
+        return;
+    }
     // a large folio is written as a whole
     let grain = if ledger::chunk() >= LARGE_FOLIO { LARGE_FOLIO } else { ledger::PAGE };
-    let length = high.saturating_sub(low).checked_div(pieces).unwrap_or(0).next_multiple_of(grain);
-    let end = low.saturating_add(length) & !(grain - 1);
-    let is_whole = matches!(file.how(), How::Remote | How::Synced);
-    if pieces < 2 || file.is_scattered() || is_whole || end <= low || end >= high {
+    let length = high.saturating_sub(low) / pieces;
+    let end = low.saturating_add(length).saturating_add(grain) & !(grain - 1);
+    if end >= high {
         send(file, fd);
         return;
     }
@@ -140,18 +146,20 @@ fn send_piece(file: &'static File, fd: c_int) {
         Some(stat) => stat.dirty.saturating_add(stat.writeback).saturating_mul(ledger::PAGE),
         None => current / pieces,
     };
+    let charge = file.cut_front(low, end, charge);
     if charge > 0 {
         flush::start(file, fd, low, end);
     }
-    TOTALS.flushed_bytes.fetch_add(file.cut_front(low, end, charge), Relaxed);
+    TOTALS.flushed_bytes.fetch_add(charge, Relaxed);
 }
 
 /// Starts writeback of all that the file's current charge stands for.
 pub fn send(file: &'static File, fd: c_int) {
     if file.current() > 0 {
         let (low, high) = file.current_range(sys::position(fd));
-        flush::start(file, fd, low, high);
+        // first of all: what other threads write meanwhile is none of this chunk's
         let charge = file.cut(low, high);
+        flush::start(file, fd, low, high);
         TOTALS.flushed_bytes.fetch_add(charge, Relaxed);
     }
     if matches!(file.how(), How::Remote | How::Synced) {
@@ -178,7 +186,7 @@ fn commit(file: &'static File, fd: c_int) {
 
 /// Takes off what has arrived, oldest chunk first, and drops it where that is wanted.
 pub fn confirm(file: &'static File, fd: c_int) {
-    flush::sweep(file, fd);
+    sweep(file, fd);
     while let Some(chunk) = file.oldest() {
         let (low, high) = (chunk.low.load(Relaxed), chunk.high.load(Relaxed));
         let charge = chunk.charge.load(Relaxed);
@@ -231,11 +239,25 @@ pub fn confirm(file: &'static File, fd: c_int) {
     }
 }
 
-/// The disk may take chunks in another order than they were sent: takes off what has arrived of those behind the oldest.
+/// Gives back what is clean of a file below the first byte that it owes, at once, where usage is over its target: the next
+/// chunk may be long in coming.
+fn sweep(file: &'static File, fd: c_int) {
+    let can_be = matches!(file.how(), How::Ranges | How::Group) && file.mode() != Mode::Observe;
+    if can_be && region::is_over_target() && file.set_swept() {
+        let (low, _) = file.current_range(sys::position(fd));
+        let low = file.chunks().map(|chunk| chunk.low.load(Relaxed)).fold(low, u64::min);
+        flush::drop_range(file, fd, 0, low, true);
+    }
+}
+
+/// The disk may take chunks in another order than they were sent: takes off what has arrived of those behind the oldest, as
+/// far as they have pages of their own. Not of the youngest: calls may still be writing what it is charged for.
 fn confirm_younger(file: &'static File, fd: c_int) {
-    for chunk in file.chunks().skip(1) {
+    let Some(taken_to) = file.oldest().map(|oldest| oldest.high.load(Relaxed)) else { return };
+    let older = file.chunks().count().saturating_sub(1);
+    for chunk in file.chunks().take(older).skip(1) {
         let (low, high) = (chunk.low.load(Relaxed), chunk.high.load(Relaxed));
-        if chunk.charge.load(Relaxed) > 0 {
+        if low >= taken_to && chunk.charge.load(Relaxed) > 0 {
             let Some(stat) = flush::measure(file, fd, low, high) else { return };
             arrived(chunk.keep((stat.dirty + stat.writeback).saturating_mul(ledger::PAGE)));
         }
@@ -308,8 +330,7 @@ fn settle_by_group(known: u64) {
             let Some(chunk) = file.oldest() else { break };
             let charge = chunk.charge.load(Relaxed);
             let taken = charge.min(excess);
-            chunk.charge.store(charge - taken, Relaxed);
-            arrived(taken);
+            arrived(chunk.keep(charge - taken));
             excess -= taken;
             if charge > taken {
                 break;

@@ -26,10 +26,17 @@ static HELD_AT: AtomicU64 = AtomicU64::new(0);
 
 /// The right to look at the ledger, or why not.
 pub enum Turn {
-    /// With it, the signals that were blocked before: none is handled in this thread until it is given back.
-    Mine(u64),
+    /// No signal is handled in this thread until it is given back.
+    Mine(Mine),
     Nested,
     Theirs,
+}
+
+/// The pace, to be given back.
+pub struct Mine {
+    word: u64,
+    /// The signals that were blocked before.
+    signals: u64,
 }
 
 pub fn take() -> Turn {
@@ -44,25 +51,26 @@ pub fn take() -> Turn {
 fn take_with(signals: u64) -> Turn {
     let tid = sys::gettid();
     let now_ms = sys::now_ns() / 1_000_000;
-    let mine = (tid as u64) << 32 | (now_ms & 0xffff_ffff);
+    let word = (tid as u64) << 32 | (now_ms & 0xffff_ffff);
     let before = PACE.load(Acquire);
     if before == 0 {
-        let taken = PACE.compare_exchange(0, mine, AcqRel, Relaxed).is_ok();
-        return if taken { Turn::Mine(signals) } else { Turn::Theirs };
+        let taken = PACE.compare_exchange(0, word, AcqRel, Relaxed).is_ok();
+        return if taken { Turn::Mine(Mine { word, signals }) } else { Turn::Theirs };
     }
     let holder = (before >> 32) as i32;
     let age_ms = (now_ms & 0xffff_ffff).wrapping_sub(before & 0xffff_ffff) & 0xffff_ffff;
     let is_left = age_ms > TAKE_OVER_MS
         && (holder == tid || age_ms > 5 * TAKE_OVER_MS || !sys::thread_exists(process::pid(), holder));
-    if is_left && PACE.compare_exchange(before, mine, AcqRel, Relaxed).is_ok() {
-        return Turn::Mine(signals);
+    if is_left && PACE.compare_exchange(before, word, AcqRel, Relaxed).is_ok() {
+        return Turn::Mine(Mine { word, signals });
     }
     if holder == tid { Turn::Nested } else { Turn::Theirs }
 }
 
-pub fn give(signals: u64) {
-    PACE.store(0, Release);
-    sys::restore_signals(signals);
+/// Gives it back, unless it was taken over meanwhile.
+pub fn give(mine: Mine) {
+    let _ = PACE.compare_exchange(mine.word, 0, Release, Relaxed);
+    sys::restore_signals(mine.signals);
 }
 
 /// A child of fork has the pace to itself.
@@ -86,10 +94,10 @@ pub fn hold(file: &'static File, fd: c_int, mut enough: impl FnMut() -> bool) ->
     let result = loop {
         let mut look_ns = 0;
         match take() {
-            Turn::Mine(signals) => {
+            Turn::Mine(mine) => {
                 let from = sys::now_ns();
                 look::look_at_all(Some((file, fd)));
-                give(signals);
+                give(mine);
                 look_ns = sys::now_ns().wrapping_sub(from);
             }
             Turn::Nested => {
@@ -112,7 +120,7 @@ pub fn hold(file: &'static File, fd: c_int, mut enough: impl FnMut() -> bool) ->
         }
         HELD_AT.store(now, Relaxed);
         slept = true;
-        sys::sleep_ns(STEP_NS.max(look_ns.saturating_mul(8)));
+        sys::sleep_ns(STEP_NS.max(look_ns.saturating_mul(8)).min(QUEUE_NS / 2));
     };
     turn.leave();
     if slept {

@@ -16,7 +16,8 @@ pub const LATE_NS: u64 = 250_000_000;
 /// of it.
 pub fn start(file: &File, fd: c_int, low: u64, high: u64) {
     let before = flush::measure(file, fd, low, high);
-    if before.is_some_and(|stat| stat.cached + stat.evicted == 0) {
+    let is_there = || sys::fstat(fd).is_some_and(|stat| stat.st_size as u64 > low);
+    if before.is_some_and(|stat| stat.cached + stat.evicted == 0) && is_there() {
         // it was written, and is not here: there is a file below, or nothing to flush to; the group's count tells
         file.set_how(How::Layered);
         flush::start(file, fd, low, high);
@@ -32,7 +33,7 @@ pub fn start(file: &File, fd: c_int, low: u64, high: u64) {
     let now = sys::now_ns();
     match file.late_since_ns.load(Relaxed) {
         0 => file.late_since_ns.store(now, Relaxed),
-        since if now.wrapping_sub(since) > LATE_NS => {
+        since if after.writeback == 0 && now.wrapping_sub(since) > LATE_NS => {
             // and its neighbours: a sync of this one commits their pages too, and then a flush of theirs has an effect
             let is_like =
                 |other: &&File| other.dev() == file.dev() && matches!(other.how(), How::Unproven | How::Ranges);

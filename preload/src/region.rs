@@ -287,6 +287,7 @@ pub fn refresh() {
     let mode = mode();
     if mode == Mode::Off || mode == Mode::Observe {
         FLAGS.store(0, Relaxed);
+        ALLOWED.store(u64::MAX, Relaxed);
         ledger::set_share(Share::UNLIMITED);
         return;
     }

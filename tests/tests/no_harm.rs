@@ -120,3 +120,20 @@ for n in range(0, 20000): database.execute("SELECT value FROM t WHERE n = ?", (n
         assert!(ratio <= AMPLIFICATION, "{name}: {:.0} % came from the disk", ratio * 100.0);
     }
 }
+
+/// A writer that is only observed: a file that is still open when it ends, and one that is closed.
+#[test]
+fn what_is_observed_is_neither_sent_nor_held() {
+    let test = "mode observe";
+    let Some(lab) = Lab::shared(test) else { return };
+    let disk = SlowDisk::new(&lab, Filesystem::Xfs, DISK);
+    let observe = freeboard::workload(lab.dir(), "[writes]\nmode = \"observe\"\n");
+    let report = lab.dir().join("report");
+    let write = r#"dd if=/dev/zero of="$1/closed" bs=1M count=40 status=none; head -c 100000 /dev/zero >"$1/open""#;
+    let run = measure(&lab, 120 * MB, &mut freeboard::reporting(&shell(write, &[disk.dir()]), &observe, &report));
+    run.assert_ok(test);
+    let number = |name| freeboard::reported(&report, name);
+    println!("{test}: {:.2?}, held back {} s", run.wall, number("held_back_s"));
+    assert!(number("written_bytes") >= (40 * MIB + 100_000) as f64, "not all was seen");
+    assert!(number("flushed_bytes") == 0.0 && number("held_calls") == 0.0, "it was paced");
+}
