@@ -32,7 +32,7 @@ pub fn before_close(fd: c_int, entry: Entry) {
         }
         return;
     }
-    region::refresh();
+    // as heard when some file was last looked at
     let drops = file.mode() == Mode::Always || region::wants_drop_closed();
     if !(drops || region::is_pressed() || ledger::is_filling()) {
         return;

@@ -266,10 +266,11 @@ fn first_match(budget: &Mapped, kind: Kind, policy: &Policy, path: &[u8]) -> Opt
     })
 }
 
-/// Brings window, chunk and flags up to date. From the slow path; cheap where it was done within the last 2 ms.
+/// Brings window, chunk and flags up to date. From the slow path; cheap where it was done within the last 5 ms: half of
+/// what the sidecar takes between two looks.
 pub fn refresh() {
     let now = sys::now_ns();
-    if now.wrapping_sub(REFRESHED_AT.load(Relaxed)) < 2_000_000 {
+    if now.wrapping_sub(REFRESHED_AT.load(Relaxed)) < 5_000_000 {
         return;
     }
     REFRESHED_AT.store(now, Relaxed);
