@@ -2,7 +2,8 @@
 //!
 //! The ledger counts what is *owed*, not what was written. Bytes are reserved before the call that writes them is
 //! issued, by that call or in advance for a file (a grant), whatever the number of threads, so the sum stays inside the
-//! window by construction; they are taken off when the kernel says that they are on disk. Charges are whole pages, because a dirty page is what the kernel counts.
+//! window by construction; they are taken off when the kernel says that they are on disk. Charges are whole pages,
+//! because a dirty page is what the kernel counts.
 
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
