@@ -100,7 +100,7 @@ pub fn advance(file: &'static File, fd: c_int) {
     if !is_due || !(is_sent || file.is_to_be_measured()) {
         return;
     }
-    if matches!(file.how(), How::Ranges | How::Unproven) {
+    if file.how() == How::Ranges {
         // pages that were written again, and pages that the kernel has written already, are taken off; of several
         // threads some are in a call, and their charge is not dirty yet
         let (low, high) = file.current_range(sys::position(fd));
@@ -355,11 +355,11 @@ fn fall_back() {
 }
 
 /// Where files of ours are measured by the group alone, our own share of what is unwritten is not known: it is enough
-/// that the group is within what it may owe, and that what is known to be ours is within the window.
+/// that the group is within what it may owe; and where somebody asked for a window, that what is known to be ours fits it.
 pub fn group_has_room(charge: u64) -> bool {
     let unwritten = GROUP_UNWRITTEN.load(Relaxed);
     let known = ledger::owed().saturating_sub(OWED_BY_GROUP.load(Relaxed));
     unwritten != u64::MAX
         && unwritten.saturating_add(charge).saturating_add(COUNTER_LAG) <= region::allowed()
-        && known.saturating_add(charge) <= ledger::window()
+        && (!region::has_a_window_set() || known.saturating_add(charge) <= ledger::window())
 }

@@ -173,6 +173,12 @@ pub fn is_crowded() -> bool {
     UNWRITTEN.load(Relaxed) >= ALLOWED.load(Relaxed) / 4 * 3
 }
 
+/// Somebody asked for a window, by its size or by `mode = "always"`.
+pub fn has_a_window_set() -> bool {
+    let is_always = mode() == Mode::Always || ALWAYS.load(Relaxed);
+    is_always || policy().is_some_and(|policy| policy.window_bytes.load(Relaxed) != 0)
+}
+
 /// Most unwritten bytes for the whole group, as last heard.
 pub fn allowed() -> u64 {
     ALLOWED.load(Relaxed)
