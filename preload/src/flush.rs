@@ -144,7 +144,11 @@ pub fn measure(file: &File, fd: c_int, low: u64, high: u64) -> Option<sys::Cache
         Err(error) => {
             if error == libc::ENOSYS || error == libc::EPERM || error == libc::EACCES {
                 NO_CACHESTAT.store(error != libc::EACCES, Relaxed);
-                file.set_how(if file.how() == How::Unstable { How::Remote } else { How::Group });
+                file.set_how(match file.how() {
+                    How::Unstable => How::Remote,
+                    _ if sys::fs_magic(fd) == Some(magic::OVERLAY) => How::Layered,
+                    _ => How::Group,
+                });
             }
             None
         }
