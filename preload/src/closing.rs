@@ -3,9 +3,10 @@
 use crate::descriptors::{self, Entry};
 use crate::files::{self, File};
 use crate::flush::{self, How};
+use crate::helper::{self, Kept};
 use crate::ledger::{self, TOTALS};
 use crate::look::EDGE_PAGES;
-use crate::{helper, look, pace, probe, process, region, sys};
+use crate::{look, pace, probe, process, region, sys};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use freeboard_budget::Mode;
@@ -52,15 +53,14 @@ pub fn before_close(fd: c_int, entry: Entry) {
     if !keeps {
         hold_short_process(file, fd);
     } else if is_for_helper {
-        let mut kept = false;
-        // the helper has room for so many: when it is full, the disk is the slow one
+        let mut kept = Kept::NotYet;
         pace::hold(file, fd, || {
             kept = helper::keep(file, fd, charge, drops);
-            kept || !helper::is_full()
+            kept != Kept::NotYet
         });
-        if !kept {
+        if kept != Kept::Yes {
             files::closed().fetch_add(charge, Relaxed);
-            if drops {
+            if drops && !probe::is_stuck(file, fd) {
                 hold_until_clean(file, fd);
                 sys::drop_cache(fd, file.droppable_from(), 0);
             }

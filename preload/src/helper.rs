@@ -12,9 +12,8 @@
 use crate::apart;
 use crate::files::{self, File};
 use crate::flush::{How, magic};
-use crate::probe::LATE_NS;
 use crate::sys::{self, raw};
-use crate::{ledger, region};
+use crate::{ledger, probe, region};
 use core::ffi::CStr;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
@@ -61,6 +60,7 @@ struct Job {
     tid: AtomicI32,
     fd: AtomicI32,
     key: AtomicU64,
+    dev: AtomicU64,
     charge: AtomicU64,
     /// First byte of what is to be dropped; `u64::MAX`: nothing is.
     from: AtomicU64,
@@ -78,6 +78,7 @@ static TABLE: [Job; JOBS] = [const {
         tid: AtomicI32::new(0),
         fd: AtomicI32::new(0),
         key: AtomicU64::new(0),
+        dev: AtomicU64::new(0),
         charge: AtomicU64::new(0),
         from: AtomicU64::new(0),
         own_fd: AtomicI32::new(0),
@@ -160,42 +161,40 @@ pub fn release(file: &File, longest_ns: u64) {
     }
 }
 
+/// What became of a file that the helper was to take over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is open there.
+    Yes,
+    /// All places are taken, or the helper is in a long call: the disk is the slow one.
+    NotYet,
+    Never,
+}
+
 /// Takes a file over that is about to be closed: it is kept until its pages are written, and then, where that is wanted,
-/// they are dropped. Returns when it has been re-opened. `false`: the helper cannot.
-pub fn keep(file: &'static File, fd: c_int, charge: u64, drops: bool) -> bool {
-    if UNAVAILABLE.load(Relaxed) || sys::has_lease(fd) || !start() {
-        return false;
+/// they are dropped. Returns when it has been re-opened, or soon.
+pub fn keep(file: &'static File, fd: c_int, charge: u64, drops: bool) -> Kept {
+    if sys::has_lease(fd) || !start() && UNAVAILABLE.load(Relaxed) {
+        return Kept::Never;
     }
     let from = if drops { file.droppable_from() } else { u64::MAX };
-    let Some(job) = post(fd, file, charge, Some(from)) else { return false };
+    let Some(job) = post(fd, file, charge, Some(from)) else { return Kept::NotYet };
     let deadline = sys::now_ns().wrapping_add(HANDOVER_MS * 1_000_000);
     loop {
         match job.state.load(Acquire) {
-            POSTED => {}
+            POSTED if sys::now_ns() <= deadline => wait(&job.state, POSTED, 2_000_000),
+            POSTED => {
+                if job.state.compare_exchange(POSTED, FREE, AcqRel, Acquire).is_ok() {
+                    return Kept::NotYet;
+                }
+            }
             FAILED => {
                 job.state.store(FREE, Release);
-                return false;
+                return Kept::Never;
             }
-            _ => return true,
+            _ => return Kept::Yes,
         }
-        if sys::now_ns() > deadline {
-            // not opened in time: take the job back, unless it was opened just now
-            return match job.state.compare_exchange(POSTED, FREE, AcqRel, Acquire) {
-                Ok(_) => false,
-                Err(FAILED) => {
-                    job.state.store(FREE, Release);
-                    false
-                }
-                Err(_) => true,
-            };
-        }
-        wait(&job.state, POSTED, 2_000_000);
     }
-}
-
-/// All places are taken; one will be free when the disk has written some more.
-pub fn is_full() -> bool {
-    !UNAVAILABLE.load(Relaxed) && next().is_some_and(|job| job.state.load(Relaxed) != FREE)
 }
 
 fn next() -> Option<&'static Job> {
@@ -214,6 +213,7 @@ fn post(fd: c_int, file: &'static File, charge: u64, kept_from: Option<u64>) -> 
     job.tid.store(sys::gettid(), Relaxed);
     job.fd.store(fd, Relaxed);
     job.key.store(file.key(), Relaxed);
+    job.dev.store(file.dev(), Relaxed);
     job.charge.store(charge, Relaxed);
     job.from.store(kept_from.unwrap_or(u64::MAX), Relaxed);
     job.since_ns.store(sys::now_ns(), Relaxed);
@@ -415,7 +415,7 @@ fn finish(job: &Job, now: u64) -> bool {
     let kept_ns = now.wrapping_sub(job.since_ns.load(Relaxed));
     let is_waiting = match sys::cachestat(fd, 0, 0) {
         Ok(stat) if stat.cached > 0 => {
-            let is_synced = stat.dirty > 0 && stat.writeback == 0 && start_or_sync(fd, stat.dirty, kept_ns);
+            let is_synced = stat.dirty > 0 && stat.writeback == 0 && start_or_sync(job, stat.dirty, kept_ns);
             !is_synced && stat.dirty + stat.writeback > 0 && kept_ns < KEEP_NS
         }
         Ok(_) if !job.blind.load(Relaxed) => false, // the kernel has taken it back already
@@ -436,12 +436,23 @@ fn finish(job: &Job, now: u64) -> bool {
 }
 
 /// Starts writeback of a kept file that has so many dirty pages and none on its way. Where that has had no effect for long,
-/// syncs it: `true`.
-fn start_or_sync(fd: c_int, dirty: u64, kept_ns: u64) -> bool {
+/// syncs it: `true`. That commits its neighbours' pages too, and a flush of theirs has an effect then.
+fn start_or_sync(job: &Job, dirty: u64, kept_ns: u64) -> bool {
+    let (fd, dev) = (job.own_fd.load(Relaxed), job.dev.load(Relaxed));
     sys::start_writeback(fd, 0, 0);
-    let is_late =
-        kept_ns > LATE_NS && sys::cachestat(fd, 0, 0).is_ok_and(|after| after.dirty >= dirty && after.writeback == 0);
-    is_late && sys::fdatasync(fd) == 0
+    let is_late = kept_ns > probe::late_ns(dev)
+        && sys::cachestat(fd, 0, 0).is_ok_and(|after| after.dirty >= dirty && after.writeback == 0);
+    if !is_late || sys::fdatasync(fd) != 0 {
+        return false;
+    }
+    probe::needs_sync(dev);
+    let is_neighbour = |other: &&Job| {
+        other.state.load(Acquire) == OPENED && other.remote().is_none() && other.dev.load(Relaxed) == dev
+    };
+    for other in TABLE.iter().filter(is_neighbour) {
+        sys::start_writeback(other.own_fd.load(Relaxed), 0, 0);
+    }
+    true
 }
 
 /// Drops what is clean of a file from an offset on, and counts it.

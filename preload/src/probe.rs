@@ -5,12 +5,33 @@ use crate::files::{self, File};
 use crate::flush::{self, How};
 use crate::look::EDGE_PAGES;
 use crate::sys::{self, CacheStat};
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
 
 /// A filesystem on which nothing has been sent after so long is not one on which pages are prepared for it by another
 /// thread (btrfs compresses them first).
-pub const LATE_NS: u64 = 250_000_000;
+const LATE_NS: u64 = 250_000_000;
+/// The same where it is known that only a sync writes: so many closed files as come in that time are committed at once.
+const TOGETHER_NS: u64 = 25_000_000;
+/// For so long a device is known to need a sync.
+const KNOWN_NS: u64 = 10_000_000_000;
+
+/// The device on which a sync was needed last, and when.
+static SYNCED_DEV: AtomicU64 = AtomicU64::new(0);
+static SYNCED_NS: AtomicU64 = AtomicU64::new(0);
+
+/// A flush had no effect on this device, and a sync had.
+pub fn needs_sync(dev: u64) {
+    SYNCED_DEV.store(dev, Relaxed);
+    SYNCED_NS.store(sys::now_ns(), Relaxed);
+}
+
+/// Nothing that was sent there is on its way after so long: it needs a sync.
+pub fn late_ns(dev: u64) -> u64 {
+    let is_known = SYNCED_DEV.load(Relaxed) == dev && sys::now_ns().wrapping_sub(SYNCED_NS.load(Relaxed)) < KNOWN_NS;
+    if is_known { TOGETHER_NS } else { LATE_NS }
+}
 
 /// Starts writeback of a range of a file of which it is not known how that is to be done, and learns from what becomes
 /// of it.
@@ -33,7 +54,7 @@ pub fn start(file: &File, fd: c_int, low: u64, high: u64) {
     let now = sys::now_ns();
     match file.late_since_ns.load(Relaxed) {
         0 => file.late_since_ns.store(now, Relaxed),
-        since if after.writeback == 0 && now.wrapping_sub(since) > LATE_NS => {
+        since if after.writeback == 0 && now.wrapping_sub(since) > late_ns(file.dev()) => {
             // and its neighbours: a sync of this one commits their pages too, and then a flush of theirs has an effect
             let is_like =
                 |other: &&File| other.dev() == file.dev() && matches!(other.how(), How::Unproven | How::Ranges);
