@@ -33,17 +33,25 @@ pub fn plain(fd: c_int, bytes: usize, call: impl Fn() -> isize + Copy) -> isize 
     }
     if is_small(bytes)
         && let Some(file) = entry.file()
+        && let Some(wrote) = plain_granted(file, bytes, call)
     {
-        file.touch_plain();
-        if file.book(bytes as u64, ledger::charge(bytes)) {
-            let wrote = call();
-            if wrote != bytes as isize {
-                fell_short(file, 0, bytes, wrote);
-            }
-            return wrote;
-        }
+        return wrote;
     }
     plain_slowly(fd, bytes, call)
+}
+
+/// The call, if what the file was granted has room for it.
+#[inline(always)]
+fn plain_granted(file: &'static File, bytes: usize, call: impl Fn() -> isize) -> Option<isize> {
+    file.touch_plain();
+    if !file.book(bytes as u64, ledger::charge(bytes)) {
+        return None;
+    }
+    let wrote = call();
+    if wrote != bytes as isize {
+        fell_short(file, 0, bytes, wrote);
+    }
+    Some(wrote)
 }
 
 /// A call of `bytes` at `offset`: pwrite, pwritev. May be called in pieces: `call(done, length)`.
@@ -55,17 +63,25 @@ pub fn positional(fd: c_int, offset: i64, bytes: usize, call: impl Fn(usize, usi
     }
     if is_small(bytes)
         && let Some(file) = entry.file()
+        && let Some(wrote) = positional_granted(file, offset as u64, bytes, || call(0, bytes))
     {
-        file.touch(offset as u64, bytes as u64);
-        if file.book(bytes as u64, ledger::charge_at(offset as u64, bytes)) {
-            let wrote = call(0, bytes);
-            if wrote != bytes as isize {
-                fell_short(file, offset as u64, bytes, wrote);
-            }
-            return wrote;
-        }
+        return wrote;
     }
     positional_slowly(fd, offset, bytes, call)
+}
+
+/// The call, if what the file was granted has room for it.
+#[inline(always)]
+fn positional_granted(file: &'static File, offset: u64, bytes: usize, call: impl Fn() -> isize) -> Option<isize> {
+    file.touch(offset, bytes as u64);
+    if !file.book(bytes as u64, ledger::charge_at(offset, bytes)) {
+        return None;
+    }
+    let wrote = call();
+    if wrote != bytes as isize {
+        fell_short(file, offset, bytes, wrote);
+    }
+    Some(wrote)
 }
 
 /// A call whose length stands in memory of the application's, which only the kernel may read unharmed: what it brings is
@@ -140,13 +156,29 @@ fn fell_short(file: &'static File, offset: u64, wanted: usize, wrote: isize) {
 #[cold]
 #[inline(never)]
 fn plain_slowly(fd: c_int, bytes: usize, call: impl Fn() -> isize) -> isize {
-    whole(fd, bytes, &call)
+    match new_file(fd, bytes).and_then(|file| plain_granted(file, bytes, &call)) {
+        Some(wrote) => wrote,
+        None => whole(fd, bytes, &call),
+    }
 }
 
 #[cold]
 #[inline(never)]
 fn positional_slowly(fd: c_int, offset: i64, bytes: usize, call: impl Fn(usize, usize) -> isize) -> isize {
-    in_pieces(fd, offset, bytes, &call)
+    match new_file(fd, bytes).and_then(|file| positional_granted(file, offset as u64, bytes, || call(0, bytes))) {
+        Some(wrote) => wrote,
+        None => in_pieces(fd, offset, bytes, &call),
+    }
+}
+
+/// The file of a descriptor that has not been looked at yet, with a first grant: most small files never need another.
+fn new_file(fd: c_int, bytes: usize) -> Option<&'static File> {
+    if !is_small(bytes) || !descriptors::get(fd).is_unknown() || is_look_due() {
+        return None;
+    }
+    let file = descriptors::look(fd).file()?;
+    file.grant();
+    Some(file)
 }
 
 fn whole(fd: c_int, bytes: usize, call: &dyn Fn() -> isize) -> isize {
@@ -210,9 +242,8 @@ fn settle(file: &'static File, fd: c_int, reserved: u64, wrote: isize, charge: u
     if file.current() >= ledger::chunk() {
         ledger::credit(file.forgive_rewritten());
     }
-    let since = TOTALS.written_bytes.load(Relaxed).wrapping_sub(LOOKED_AT_BYTES.load(Relaxed));
-    let is_due = file.current() >= ledger::chunk() && (ledger::is_filling() || look::is_prompt(file));
-    if is_due || since >= LOOK_BYTES {
+    let is_full = file.current() >= ledger::chunk() && (ledger::is_filling() || look::is_prompt(file));
+    if is_full || is_look_due() {
         look_after(file, fd);
     }
     if ledger::owed() > ledger::window() {
@@ -373,6 +404,11 @@ fn tracked(fd: c_int) -> Option<&'static File> {
         ledger::aside(Aside::Outside);
     }
     entry.file()
+}
+
+/// The process has written so much that it should look once more.
+fn is_look_due() -> bool {
+    TOTALS.written_bytes.load(Relaxed).wrapping_sub(LOOKED_AT_BYTES.load(Relaxed)) >= LOOK_BYTES
 }
 
 /// Looks at the file, if nobody else is looking.

@@ -27,6 +27,8 @@ const SINCE_MASK: u64 = (1 << SINCE_BITS) - 1;
 const SAME_MS: u64 = 100;
 
 const UNKNOWN: u32 = 0;
+/// The same, but it was opened with none of the flags that matter ([`flags_matter`]).
+const OPENED: u32 = u32::MAX;
 const FIRST_FILE: u32 = 16;
 
 /// One word of the table.
@@ -47,7 +49,7 @@ impl Entry {
     /// Not yet looked at.
     #[inline(always)]
     pub const fn is_unknown(self) -> bool {
-        self.0 == UNKNOWN
+        matches!(self.0, UNKNOWN | OPENED)
     }
 
     /// The file that it stands for.
@@ -69,12 +71,13 @@ pub fn get(fd: c_int) -> Entry {
 /// The word of a descriptor, looked at now if it was not known.
 pub fn look(fd: c_int) -> Entry {
     let entry = get(fd);
-    if entry.0 != UNKNOWN || !process::is_ours() {
+    if !entry.is_unknown() || !process::is_ours() {
         return entry;
     }
-    let Some(entry) = classify(fd) else { return entry };
+    let before = entry;
+    let Some(entry) = classify(fd, before) else { return before };
     if let Some(word) = TABLE.get(fd as usize) {
-        if word.compare_exchange(UNKNOWN, entry.0, Relaxed, Relaxed).is_err()
+        if word.compare_exchange(before.0, entry.0, Relaxed, Relaxed).is_err()
             && let Some(file) = entry.file()
         {
             file.release(); // another thread was first
@@ -102,7 +105,7 @@ pub fn find(file: &File) -> Option<c_int> {
 }
 
 /// `None`: the descriptor is not open, and the call itself will say so; or it is too early to tell.
-fn classify(fd: c_int) -> Option<Entry> {
+fn classify(fd: c_int, before: Entry) -> Option<Entry> {
     let stat = sys::fstat(fd)?;
     let aside = |reason| {
         ledger::aside(reason);
@@ -123,7 +126,7 @@ fn classify(fd: c_int) -> Option<Entry> {
             return None;
         }
     }
-    let flags = sys::status_flags(fd);
+    let flags = if before.0 == OPENED { 0 } else { sys::status_flags(fd) };
     if flags < 0 || flags & (libc::O_DIRECT | libc::O_DSYNC | libc::O_SYNC) != 0 {
         return aside(Aside::Direct);
     }
@@ -158,6 +161,23 @@ fn how(fd: c_int, stat: &libc::stat) -> Option<How> {
     Some(how)
 }
 
+/// A file has just been opened. The number can have stood for another one, which was closed unseen, inside libc.
+pub fn opened(fd: c_int, flags: c_int) {
+    let Some(word) = TABLE.get(fd as usize) else { return };
+    if !get(fd).is_unknown() {
+        if !process::is_ours() {
+            return;
+        }
+        forget(fd);
+    }
+    word.store(if flags_matter(flags) { UNKNOWN } else { OPENED }, Relaxed);
+}
+
+/// Does one of these flags of open(2) change how a file is written?
+const fn flags_matter(flags: c_int) -> bool {
+    flags & (libc::O_APPEND | libc::O_DIRECT | libc::O_DSYNC | libc::O_SYNC) != 0
+}
+
 /// Forgets a descriptor, before it is closed or when what it is may have changed. What its file owes stays owed.
 pub fn forget(fd: c_int) {
     if let Some(word) = TABLE.get(fd as usize)
@@ -173,6 +193,15 @@ pub fn close(fd: c_int) {
     forget(fd);
     if let Some(file) = file.filter(|file| !file.is_open()) {
         file.close();
+    }
+}
+
+/// The same for one that was never written: how it was opened says nothing of the next one.
+pub fn close_unwritten(fd: c_int) {
+    if let Some(word) = TABLE.get(fd as usize)
+        && word.load(Relaxed) == OPENED
+    {
+        word.store(UNKNOWN, Relaxed);
     }
 }
 
@@ -193,7 +222,7 @@ pub fn copy(from: c_int, to: c_int) {
 /// All known descriptors of a range.
 pub fn known(first: u32, last: u32) -> impl Iterator<Item = c_int> {
     let last = last.min(HIGHEST.load(Relaxed));
-    (first..=last).map(|fd| fd as c_int).filter(|&fd| get(fd).0 != UNKNOWN)
+    (first..=last).map(|fd| fd as c_int).filter(|&fd| !get(fd).is_unknown())
 }
 
 /// Everything is looked at anew: the policy has changed.

@@ -9,7 +9,7 @@
 //!
 //! | module | job |
 //! | --- | --- |
-//! | [`hooks`], [`syscall`] | the interposed symbols |
+//! | [`hooks`], [`syscall`], [`vfork`] | the interposed symbols |
 //! | [`stdio`] | glibc's streams, which no symbol reaches |
 //! | [`real`], [`elf`] | the functions behind them, and how they are found |
 //! | [`descriptors`] | what each descriptor is |
@@ -63,6 +63,7 @@ mod speed;
 mod stdio;
 mod sys;
 pub mod syscall;
+pub mod vfork;
 
 #[cfg(not(test))]
 #[ctor::ctor(unsafe)]
@@ -79,6 +80,7 @@ fn start() {
         if is_after_ours {
             hooks::next::resolve(object);
             syscall::resolve(object);
+            vfork::resolve(object);
             if !is_disabled {
                 stdio::change(object);
             }

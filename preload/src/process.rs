@@ -2,12 +2,13 @@
 //! child that runs in the parent's memory), and calls before start-up or after the end.
 //!
 //! One page of memory that the kernel wipes in a child of fork tells the two kinds of children apart: the pid is
-//! another in both, but only a real copy finds the page empty.
+//! another in both, but only a real copy finds the page empty. Where nobody has called [`vfork`] or clone, there is only
+//! that kind, and the pid is not asked for.
 //!
 //! This is one of the modules that may say `unsafe`.
 
 use crate::elf::Object;
-use crate::{apart, closing, files, helper, ledger, pace, region, seccomp, sys};
+use crate::{apart, closing, files, helper, ledger, pace, region, seccomp, sys, vfork};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32};
 
@@ -82,11 +83,16 @@ pub fn is_ours() -> bool {
     if !READY.load(Acquire) {
         return false;
     }
+    let mark = MARK.load(Acquire);
+    // SAFETY: null, or the page, which is mapped for the life of the process and only changed atomically.
+    let is_marked = unsafe { mark.as_ref() }.is_some_and(|mark| mark.load(Relaxed) != 0);
+    if is_marked && !vfork::may_share_memory() {
+        return true;
+    }
     let pid = sys::getpid();
     if pid == PID.load(Relaxed) {
         return true;
     }
-    let mark = MARK.load(Acquire);
     if mark.is_null() {
         return false;
     }
