@@ -36,7 +36,7 @@ pub struct Run {
     /// Write what was counted to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// Have the kernel tell of writes that no library can see: of static programs (auto), of every program, or never
+    /// Have the kernel tell of writes that no library can see: of static programs and Go (auto), of every program, or never
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub notify: Notify,
     /// Do not print the line at the end
@@ -50,10 +50,10 @@ pub struct Run {
 /// When a command's writes are told of by the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
 pub enum Notify {
-    /// If the command is a static program, or a script of one
+    /// If the command is a static program or one in Go, or a script of one
     #[default]
     Auto,
-    /// Also if it only starts static programs
+    /// Also if it only starts such programs
     Always,
     /// Not at all
     Never,

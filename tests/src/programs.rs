@@ -73,10 +73,19 @@ fn compile(compiler: &str, lab: &Lab, name: &str) -> PathBuf {
 
 /// Compiles a Go program of `tests/programs` without cgo, which makes it static, and returns its path.
 pub fn go_program(lab: &Lab, name: &str) -> PathBuf {
+    compile_go("CGO_ENABLED=0", lab, name)
+}
+
+/// The same with cgo: a dynamic program.
+pub fn cgo_program(lab: &Lab, name: &str) -> PathBuf {
+    compile_go("CGO_ENABLED=1", lab, name)
+}
+
+fn compile_go(cgo: &str, lab: &Lab, name: &str) -> PathBuf {
     let program = lab.dir().join(format!("{name}-go"));
     let source = programs_dir().join(format!("{name}.go"));
     let cache = format!("GOCACHE={}", path_str(&data_dir().join("go-cache")));
-    run("env", &["CGO_ENABLED=0", &cache, "go", "build", "-o", &path_str(&program), &path_str(&source)]);
+    run("env", &[cgo, &cache, "go", "build", "-o", &path_str(&program), &path_str(&source)]);
     program
 }
 

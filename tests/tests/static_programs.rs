@@ -1,5 +1,5 @@
-//! Static programs, into which no library can be loaded: busybox and Go under `freeboard run`, which has the kernel tell
-//! of their writes. 250 MiB to XFS on a disk of 30 MiB/s in a memory cgroup of 100 MB.
+//! Programs whose writes no library sees, because they are static or written in Go: under `freeboard run`, which has the
+//! kernel tell of their writes. 250 MiB to XFS on a disk of 30 MiB/s in a memory cgroup of 100 MB.
 
 use freeboard_tests::cgroup::{Group, Run, measure};
 use freeboard_tests::lab::{Lab, path_str, run};
@@ -87,11 +87,7 @@ fn they_are_paced() {
     let (disk, source, output) = disk_with_source(&lab);
     let copy = output.join("copy");
     let go = path_str(&programs::go_program(&lab, "copy"));
-    let identical = |report: &Path| {
-        truth::assert_same(&copy, &source);
-        assert_eq!(reported(report, "notified_bytes"), DATA);
-        assert_eq!(reported(report, "written_bytes"), DATA);
-    };
+    let identical = arrived(&copy, &source);
     let archive = programs::archive_of_small_files(&lab, 5000);
     let mut untar = Command::new("busybox");
     untar.args(["tar", "-xf"]).arg(&archive).arg("-C").arg(&output);
@@ -105,7 +101,47 @@ fn they_are_paced() {
         ("Go, writes", command(&[&go, "writes"], &source, &copy), &identical),
         ("Go, io.Copy", command(&[&go, "kernel"], &source, &copy), &identical),
     ];
-    let rows = both(&lab, &disk, &source, &output, &cases);
+    assert_paced(test, &both(&lab, &disk, &source, &output, &cases));
+}
+
+/// It has the library, which sees what its C side writes; the kernel tells of the rest, and each byte is paced once.
+#[test]
+fn go_with_cgo_is_paced() {
+    let test = "Go with cgo";
+    let Some(lab) = Lab::shared(test) else { return };
+    let (disk, source, output) = disk_with_source(&lab);
+    let copy = output.join("copy");
+    let go = path_str(&programs::cgo_program(&lab, "cgo"));
+    let interpreter = run("readelf", &["--program-headers", "--wide", &go]);
+    assert!(interpreter.contains("INTERP"), "it is static: this shows nothing\n{interpreter}");
+    let told = arrived(&copy, &source);
+    let seen = |report: &Path| {
+        truth::assert_same(&copy, &source);
+        assert_eq!(reported(report, "notified_bytes"), 0);
+        // Go ends without libc's knowledge, so the library has no last word; it speaks every 8 MiB
+        let written = reported(report, "written_bytes");
+        assert!((DATA - 8 * MIB..=DATA).contains(&written), "{written} bytes were reported");
+    };
+    let cases: [Case; 3] = [
+        ("cgo, writes", command(&[&go, "writes"], &source, &copy), &told),
+        ("cgo, io.Copy", command(&[&go, "kernel"], &source, &copy), &told),
+        ("cgo, libc", command(&[&go, "libc"], &source, &copy), &seen),
+    ];
+    assert_paced(test, &both(&lab, &disk, &source, &output, &cases));
+}
+
+/// All bytes have arrived, and the kernel has told of each once.
+fn arrived(copy: &Path, source: &Path) -> impl Fn(&Path) {
+    move |report| {
+        truth::assert_same(copy, source);
+        assert_eq!(reported(report, "notified_bytes"), DATA);
+        assert_eq!(reported(report, "written_bytes"), DATA);
+    }
+}
+
+/// # Panics
+/// Unless each command was never at the limit, and plainly was.
+fn assert_paced(test: &str, rows: &[(String, Run)]) {
     table::print(test, &rows.iter().map(|(name, run)| (name.as_str(), run)).collect::<Vec<_>>());
     for pair in rows.chunks(2) {
         let [(name, plain), (_, under)] = pair else { unreachable!("rows come in pairs") };

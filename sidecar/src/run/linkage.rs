@@ -1,4 +1,5 @@
-//! Whether a command's program is static: no loader starts it, so no library is loaded into it.
+//! Whether a command's program makes its system calls where no library is in between: it is static, so that no library is
+//! loaded into it, or written in Go, whose calls are its own even where cgo has linked it with libc.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -12,17 +13,25 @@ const MOST_INTERPRETERS: usize = 5;
 /// The kernel reads this much of a file to find out what it is (BINPRM_BUF_SIZE).
 const START_BYTES: usize = 256;
 
-/// Program header type that names the loader (elf(5)).
+/// Program header types (elf(5)): what is loaded, and what names the loader.
+const PT_LOAD: u32 = 1;
 const PT_INTERP: u32 = 3;
+/// Program header flag: it may be written to.
+const PF_W: u32 = 2;
 const CLASS_64: u8 = 2;
 
-/// Whether the command starts a static program. `false` also where that cannot be told: it cannot be read, or is for
-/// another kind of processor.
-pub fn is_static(command: &OsStr, path_variable: &OsStr) -> bool {
+/// What a program compiled by Go has near the beginning of its data (Go's `debug/buildinfo`).
+const GO_MAGIC: &[u8] = b"\xff Go buildinf:";
+/// As far as it is looked for: a linker other than Go's puts the C side's data in front of it.
+const GO_SEARCH_BYTES: u64 = 1 << 20;
+
+/// Whether the command starts a program that no library sees write. `false` also where that cannot be told: it cannot be
+/// read, or is for another kind of processor.
+pub fn is_unseen(command: &OsStr, path_variable: &OsStr) -> bool {
     let mut program = located(command, path_variable);
     for _ in 0..=MOST_INTERPRETERS {
         match program.as_deref().and_then(look) {
-            Some(Program::Static) => return true,
+            Some(Program::Static | Program::Go) => return true,
             Some(Program::Script(interpreter)) => program = Some(interpreter),
             Some(Program::Dynamic) | None => return false,
         }
@@ -41,6 +50,8 @@ fn located(command: &OsStr, path_variable: &OsStr) -> Option<PathBuf> {
 #[derive(PartialEq, Eq, Debug)]
 enum Program {
     Static,
+    /// With a loader.
+    Go,
     Dynamic,
     Script(PathBuf),
 }
@@ -60,14 +71,41 @@ fn look(path: &Path) -> Option<Program> {
     let half = |at: usize| Some(u64::from(u16::from_ne_bytes(start.get(at..at + 2)?.try_into().ok()?)));
     let table = u64::from_ne_bytes(start.get(32..40)?.try_into().ok()?);
     let (size, count) = (half(54)?, half(56)?);
+    let (mut is_static, mut is_go) = (true, false);
     for index in 0..count {
-        let mut kind = [0; 4];
-        file.read_exact_at(&mut kind, table.checked_add(index * size)?).ok()?;
-        if u32::from_ne_bytes(kind) == PT_INTERP {
-            return Some(Program::Dynamic);
-        }
+        let header = Header::read(&file, table.checked_add(index * size)?)?;
+        is_static &= header.kind != PT_INTERP;
+        is_go |= header.kind == PT_LOAD && header.flags & PF_W != 0 && has_go_magic(&file, &header);
     }
-    Some(Program::Static)
+    Some(match (is_static, is_go) {
+        (true, _) => Program::Static,
+        (false, true) => Program::Go,
+        (false, false) => Program::Dynamic,
+    })
+}
+
+/// A program header, as far as it matters here.
+struct Header {
+    kind: u32,
+    flags: u32,
+    offset: u64,
+    file_bytes: u64,
+}
+
+impl Header {
+    fn read(file: &File, at: u64) -> Option<Header> {
+        let mut bytes = [0; 40];
+        file.read_exact_at(&mut bytes, at).ok()?;
+        let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+        let long = |at: usize| Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        Some(Header { kind: word(0)?, flags: word(4)?, offset: long(8)?, file_bytes: long(32)? })
+    }
+}
+
+fn has_go_magic(file: &File, data: &Header) -> bool {
+    let mut bytes = vec![0; data.file_bytes.min(GO_SEARCH_BYTES) as usize];
+    file.read_exact_at(&mut bytes, data.offset).is_ok()
+        && bytes.chunks_exact(16).any(|aligned| aligned.starts_with(GO_MAGIC))
 }
 
 #[cfg(test)]
@@ -75,27 +113,34 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// A program's file header and one program header of a kind.
-    fn elf(kind: u32) -> Vec<u8> {
-        let mut file = vec![0; 64];
+    /// A program's file header, a program header of a kind, and one of data that follow it.
+    fn elf(kind: u32, data: &[u8]) -> Vec<u8> {
+        const START: usize = 64 + 2 * 56;
+        let mut file = vec![0; START];
         file[..5].copy_from_slice(b"\x7fELF\x02");
         file[32..40].copy_from_slice(&64u64.to_ne_bytes());
         file[54..56].copy_from_slice(&56u16.to_ne_bytes());
-        file[56..58].copy_from_slice(&1u16.to_ne_bytes());
-        file.extend(kind.to_ne_bytes());
-        file.resize(64 + 56, 0);
+        file[56..58].copy_from_slice(&2u16.to_ne_bytes());
+        file[64..68].copy_from_slice(&kind.to_ne_bytes());
+        file[120..124].copy_from_slice(&PT_LOAD.to_ne_bytes());
+        file[124..128].copy_from_slice(&PF_W.to_ne_bytes());
+        file[128..136].copy_from_slice(&(START as u64).to_ne_bytes());
+        file[152..160].copy_from_slice(&(data.len() as u64).to_ne_bytes());
+        file.extend(data);
         file
     }
 
     #[test]
-    fn a_program_without_a_loader_is_static() {
+    fn a_program_is_unseen_without_a_loader_and_in_go() {
         let dir = tempfile::tempdir().unwrap();
         let put = |name: &str, content: &[u8]| {
             let path = dir.path().join(name);
             fs::write(&path, content).unwrap();
             path
         };
-        let (fixed, loaded) = (put("fixed", &elf(1)), put("loaded", &elf(PT_INTERP)));
+        let (fixed, loaded) = (put("fixed", &elf(PT_LOAD, b"")), put("loaded", &elf(PT_INTERP, b"not of interest")));
+        let go_data = [&[0; 4096 + 32], GO_MAGIC, &[8, 2]].concat();
+        let go_data = [&go_data[..], &[0; 16][..16 - go_data.len() % 16]].concat();
         let script = put("script", format!("#! {} -x\nwords\n", fixed.display()).as_bytes());
         let of_script = put("of-script", format!("#!{}\n", script.display()).as_bytes());
         let loaded_script = put("loaded-script", format!("#!{}", loaded.display()).as_bytes());
@@ -106,17 +151,19 @@ mod tests {
             (&script, true),
             (&of_script, true),
             (&loaded_script, false),
+            (&put("go", &elf(PT_INTERP, &go_data)), true),
+            (&put("go-cut-off", &elf(PT_INTERP, &go_data)[..4096]), false),
             (&endless, false),
             (&put("empty", b""), false),
             (&put("text", b"echo"), false),
-            (&put("cut-off", &elf(PT_INTERP)[..60]), false),
+            (&put("cut-off", &elf(PT_INTERP, b"")[..60]), false),
             (&dir.path().join("missing"), false),
             (dir.path(), false),
         ];
         for (path, want) in cases {
-            assert_eq!(is_static(path.as_os_str(), "".as_ref()), want, "{}", path.display());
+            assert_eq!(is_unseen(path.as_os_str(), "".as_ref()), want, "{}", path.display());
         }
-        assert!(is_static("fixed".as_ref(), dir.path().as_os_str()));
-        assert!(!is_static("fixed".as_ref(), "/nowhere".as_ref()));
+        assert!(is_unseen("fixed".as_ref(), dir.path().as_os_str()));
+        assert!(!is_unseen("fixed".as_ref(), "/nowhere".as_ref()));
     }
 }

@@ -124,7 +124,7 @@ fn notifier(
     let wanted = match flags.notify {
         cli::Notify::Always => true,
         cli::Notify::Never => false,
-        cli::Notify::Auto => linkage::is_static(&flags.command[0], &path),
+        cli::Notify::Auto => linkage::is_unseen(&flags.command[0], &path),
     };
     if !wanted || workload.writes.mode == Mode::Off {
         return None;
@@ -135,7 +135,7 @@ fn notifier(
     notifier
         .inspect_err(|error| {
             if !flags.quiet {
-                say(&format!("writes cannot be told of, and what a static program writes is not paced: {error:#}"));
+                say(&format!("writes cannot be told of, and what no library sees is not paced: {error:#}"));
             }
         })
         .ok()

@@ -65,7 +65,7 @@ pub struct Report {
     processes: u64,
     /// Bytes written to files that can be paced.
     written_bytes: u64,
-    /// Of these, what the kernel told of: writes of static programs.
+    /// Of these, what the kernel told of: writes that no library sees.
     notified_bytes: u64,
     /// Calls that the kernel told of.
     notified_calls: u64,

@@ -28,6 +28,8 @@ pub enum Kind {
 pub struct Call {
     /// The thread that made it; 0: in a process namespace that cannot be seen.
     pub thread: u32,
+    /// Where in the program it was made.
+    pub at: u64,
     /// The descriptor that it writes to.
     pub fd: i32,
     /// How many bytes it may write.
@@ -40,7 +42,13 @@ impl Call {
     /// Reads a notification.
     pub fn of(told: &seccomp_notif) -> Call {
         let args = told.data.args;
-        let plain = |kind, fd: u64, bytes| Call { thread: told.pid, fd: fd as i32, bytes, kind };
+        let plain = |kind, fd: u64, bytes| Call {
+            thread: told.pid,
+            at: told.data.instruction_pointer,
+            fd: fd as i32,
+            bytes,
+            kind,
+        };
         match told.data.nr.into() {
             libc::SYS_sendfile => {
                 let bytes = args[3].min(left_to_read(told.pid, args[1] as i32));

@@ -1,4 +1,4 @@
-//! Pacing of programs that no library can be loaded into: the kernel tells of their larger writes (a seccomp filter with
+//! Pacing of writes that no library sees, those of static programs and of Go: the kernel tells of their larger writes (a seccomp filter with
 //! a user notifier, seccomp_unotify(2)), and each waits for its answer. Holding the answer back is the back-pressure.
 //!
 //! | module | job |
@@ -93,7 +93,7 @@ impl Notifier {
             Some(Err(error)) => {
                 if !quiet {
                     say(&format!(
-                        "the kernel does not tell of writes here ({error}): what a static program writes is not paced"
+                        "the kernel does not tell of writes here ({error}): what no library sees is not paced"
                     ));
                 }
                 Report::default()

@@ -162,7 +162,9 @@ impl Pacer {
         let identity = Identity::find(call.thread, call.fd).map_err(Some)?;
         let by = (call.thread, call.fd);
         let met = self.files.iter().position(|known| known.identity == identity);
-        if met.is_none_or(|index| self.files[index].by.0 != call.thread) && self.programs.is_left_alone(call.thread) {
+        if met.is_none_or(|index| self.files[index].by.0 != call.thread)
+            && self.programs.is_left_alone(call.thread, call.at)
+        {
             return Err(None);
         }
         // another descriptor of it may have been opened with O_DIRECT

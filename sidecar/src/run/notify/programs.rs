@@ -1,10 +1,12 @@
-//! Which programs are to be left alone: those that have the library, which paces them better, and those that the
-//! workload file excludes.
+//! Whose calls are to be left alone: those of programs that the workload file excludes, and those that the library sees,
+//! which paces them better. It sees what is called in libc. A call that a program makes in its own code passes it by: Go
+//! makes all of them so, also where it has the library because cgo has linked it with libc.
 
 use freeboard_budget::glob;
 use rustix::fs::stat;
 use std::collections::HashMap;
 use std::fs;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 
 /// Threads to remember; beyond that all is forgotten and found out again.
@@ -16,8 +18,27 @@ pub struct Programs {
     /// Name of the library's file.
     library: &'static str,
     exclude: Vec<String>,
-    /// By thread: its program's (st_dev, st_ino), and whether it is left alone.
-    known: HashMap<u32, ((u64, u64), bool)>,
+    /// By thread: its program's (st_dev, st_ino), and what is left alone of it.
+    known: HashMap<u32, ((u64, u64), Alone)>,
+}
+
+/// What is left alone of a program.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Alone {
+    All,
+    Nothing,
+    /// What is not called in the program's own code, which lies here.
+    AllBut(Vec<Range<u64>>),
+}
+
+impl Alone {
+    fn holds(&self, at: u64) -> bool {
+        match self {
+            Alone::All => true,
+            Alone::Nothing => false,
+            Alone::AllBut(own) => !own.iter().any(|code| code.contains(&at)),
+        }
+    }
 }
 
 impl Programs {
@@ -26,28 +47,70 @@ impl Programs {
         Programs { library, exclude, known: HashMap::new() }
     }
 
-    /// Whether the program that a thread runs is to be left alone.
-    pub fn is_left_alone(&mut self, thread: u32) -> bool {
+    /// Whether a call is to be left alone that a thread has made at this address.
+    pub fn is_left_alone(&mut self, thread: u32, at: u64) -> bool {
         let place = format!("/proc/{thread}/exe");
         let Ok(stat) = stat(&place) else { return false };
         let program = (stat.st_dev, stat.st_ino);
-        if let Some(&(known, left_alone)) = self.known.get(&thread)
-            && known == program
+        if let Some((known, alone)) = self.known.get(&thread)
+            && *known == program
         {
-            return left_alone;
+            return alone.holds(at);
         }
         let path = fs::read_link(&place).unwrap_or_default();
-        let excluded = |pattern: &String| glob::matches(pattern.as_bytes(), path.as_os_str().as_bytes());
-        let left_alone = self.exclude.iter().any(excluded) || self.has_library(thread);
+        let path = path.as_os_str().as_bytes();
+        let alone = if self.exclude.iter().any(|pattern| glob::matches(pattern.as_bytes(), path)) {
+            Alone::All
+        } else {
+            left_alone(&fs::read(format!("/proc/{thread}/maps")).unwrap_or_default(), self.library, path)
+        };
+        let holds = alone.holds(at);
         if self.known.len() == MOST {
             self.known.clear();
         }
-        self.known.insert(thread, (program, left_alone));
-        left_alone
+        self.known.insert(thread, (program, alone));
+        holds
     }
+}
 
-    fn has_library(&self, thread: u32) -> bool {
-        let maps = fs::read(format!("/proc/{thread}/maps")).unwrap_or_default();
-        maps.split(|&byte| byte == b'\n').any(|line| line.ends_with(self.library.as_bytes()))
+/// What is left alone of the program at `path`, by its mappings (proc_pid_maps(5)).
+fn left_alone(maps: &[u8], library: &str, path: &[u8]) -> Alone {
+    let lines = || maps.split(|&byte| byte == b'\n');
+    if !lines().any(|line| line.ends_with(library.as_bytes())) {
+        return Alone::Nothing;
+    }
+    let code = |line: &[u8]| {
+        let text = str::from_utf8(line.strip_suffix(path)?.strip_suffix(b" ")?).ok()?;
+        let (addresses, access) = text.split_once(' ')?;
+        let (start, end) = addresses.split_once('-')?;
+        let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16));
+        (access.as_bytes().get(2) == Some(&b'x')).then_some(start.ok()?..end.ok()?)
+    };
+    Alone::AllBut(lines().filter_map(code).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAPS: &[u8] = b"\
+00400000-00402000 r--p 00000000 fe:00 1835045                            /opt/a tool
+00402000-00467000 r-xp 00002000 fe:00 1835045                            /opt/a tool
+00467000-004dd000 r--p 00067000 fe:00 1835045                            /opt/a tool
+7f0000000000-7f0000001000 r-xp 00000000 00:00 0
+7f0000026000-7f000017b000 r-xp 00026000 fe:00 1311021                    /usr/lib/x86_64-linux-gnu/libc.so.6
+7f0000200000-7f0000210000 r-xp 00001000 fe:00 1311022                    /srv/libfreeboard.so
+";
+
+    #[test]
+    fn of_a_program_with_the_library_its_own_calls_are_not_left_alone() {
+        let alone = left_alone(MAPS, "libfreeboard.so", b"/opt/a tool");
+        assert_eq!(alone, Alone::AllBut(vec![0x402000..0x467000]));
+        assert!(!alone.holds(0x402000) && !alone.holds(0x466fff));
+        for elsewhere in [0, 0x400000, 0x467000, 0x7f0000000000, 0x7f0000026000, 0x7f0000200000] {
+            assert!(alone.holds(elsewhere), "{elsewhere:#x}");
+        }
+        assert_eq!(left_alone(MAPS, "libother.so", b"/opt/a tool"), Alone::Nothing);
+        assert_eq!(left_alone(b"", "libfreeboard.so", b"/opt/a tool"), Alone::Nothing);
     }
 }
