@@ -22,6 +22,8 @@ pub enum Command {
     Sidecar(Sidecar),
     /// Check a workload file and print what it sets
     Check(Check),
+    /// Say what a program is, and how each of its writes will be seen
+    Doctor(Doctor),
 }
 
 /// Flags of `freeboard run`.
@@ -81,6 +83,20 @@ pub struct Sidecar {
 pub struct Check {
     /// Workload file
     pub file: PathBuf,
+}
+
+/// Arguments of `freeboard doctor`. Ends with 0 where all writes are seen, with 1 where some are not.
+#[derive(Debug, clap::Args)]
+pub struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// A process that runs
+    #[arg(value_name = "PID", required_unless_present = "command", conflicts_with = "command")]
+    pub pid: Option<u32>,
+    /// A command, as `freeboard run` would start it; it is not started
+    #[arg(value_name = "CMD", last = true)]
+    pub command: Vec<OsString>,
 }
 
 fn size(text: &str) -> Result<u64, String> {

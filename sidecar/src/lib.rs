@@ -9,6 +9,7 @@
 //! | [`run`] | `freeboard run`: the service inside a launcher |
 //! | [`sidecar`] | `freeboard sidecar` |
 //! | [`check`] | `freeboard check` |
+//! | [`doctor`] | `freeboard doctor` |
 //! | [`library`] | finding `libfreeboard.so`, and installing it |
 //! | [`signals`] | signals as a descriptor, and dying of one |
 //!
@@ -17,6 +18,7 @@
 pub mod cgroup;
 pub mod check;
 pub mod cli;
+pub mod doctor;
 pub mod library;
 pub mod region;
 pub mod run;

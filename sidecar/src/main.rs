@@ -3,7 +3,7 @@
 use clap::Parser;
 use freeboard_sidecar::cli::{Cli, Command};
 use freeboard_sidecar::run::Ending;
-use freeboard_sidecar::{check, run, say, sidecar, signals};
+use freeboard_sidecar::{check, doctor, run, say, sidecar, signals};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         Command::Run(flags) => run::run(&flags),
         Command::Sidecar(flags) => sidecar::sidecar(&flags).map(|()| Ending::Code(0)),
         Command::Check(flags) => check::check(&flags).map(|()| Ending::Code(0)),
+        Command::Doctor(flags) => doctor::doctor(&flags),
     };
     match done {
         Ok(Ending::Code(code)) => ExitCode::from(code),

@@ -174,9 +174,18 @@ pub fn judge(readings: &[Reading], target: Target, speed: Option<u64>) -> Option
 /// # Errors
 /// What is missing: no memory controller is mounted, or `/proc` cannot be read.
 pub fn own_directory() -> Result<(Version, PathBuf), String> {
+    directory_of("self")
+}
+
+/// The same of the process that `/proc` has under this name, in the file tree of this one.
+///
+/// # Errors
+/// As [`own_directory`].
+pub fn directory_of(process: &str) -> Result<(Version, PathBuf), String> {
     let read = |path: &str| std::fs::read(path).map_err(|error| format!("{path}: {error}"));
-    let (memberships, mounts) = (read("/proc/self/cgroup")?, read("/proc/self/mountinfo")?);
-    let (version, path) = own_path(&memberships).ok_or("/proc/self/cgroup names no memory cgroup")?;
+    let file = format!("/proc/{process}/cgroup");
+    let (memberships, mounts) = (read(&file)?, read("/proc/self/mountinfo")?);
+    let (version, path) = own_path(&memberships).ok_or(format!("{file} names no memory cgroup"))?;
     let (root, point) = mount_point(&mounts, version).ok_or("no cgroup filesystem with memory control is mounted")?;
     Ok((version, PathBuf::from(format!("{point}{}", below_root(path, root)))))
 }

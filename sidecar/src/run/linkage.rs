@@ -1,5 +1,5 @@
-//! Whether a command's program makes its system calls where no library is in between: it is static, so that no library is
-//! loaded into it, or written in Go, whose calls are its own even where cgo has linked it with libc.
+//! Which program a command starts, and whether it makes its system calls where no library is in between: it is static, so
+//! that no library is loaded into it, or written in Go, whose calls are its own even where cgo has linked it with libc.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -25,24 +25,41 @@ const GO_MAGIC: &[u8] = b"\xff Go buildinf:";
 /// As far as it is looked for: a linker other than Go's puts the C side's data in front of it.
 const GO_SEARCH_BYTES: u64 = 1 << 20;
 
-/// Whether the command starts a program that no library sees write. `false` also where that cannot be told: it cannot be
-/// read, or is for another kind of processor.
+/// What a command starts.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Started {
+    /// The files in the order in which they are followed: scripts, and last the program that runs.
+    pub files: Vec<PathBuf>,
+    /// Whether no library sees that program write. `None`: it cannot be read, is no program, or is for another kind of
+    /// processor.
+    pub is_unseen: Option<bool>,
+}
+
+/// Whether the command starts a program that no library sees write. `false` also where that cannot be told.
 pub fn is_unseen(command: &OsStr, path_variable: &OsStr) -> bool {
-    let mut program = located(command, path_variable);
+    follow(command, path_variable).is_some_and(|started| started.is_unseen == Some(true))
+}
+
+/// Follows a command to the program that runs. `None`: there is no such file, or the interpreters have no end.
+pub fn follow(command: &OsStr, path_variable: &OsStr) -> Option<Started> {
+    let mut files = Vec::new();
+    let mut program = located(command, path_variable)?;
     for _ in 0..=MOST_INTERPRETERS {
-        match program.as_deref().and_then(look) {
-            Some(Program::Static | Program::Go) => return true,
-            Some(Program::Script(interpreter)) => program = Some(interpreter),
-            Some(Program::Dynamic) | None => return false,
+        let looked = look(&program, path_variable);
+        files.push(program);
+        match looked {
+            Some(Program::Script(interpreter)) => program = interpreter,
+            Some(linked) => return Some(Started { files, is_unseen: Some(linked != Program::Dynamic) }),
+            None => return Some(Started { files, is_unseen: None }),
         }
     }
-    false
+    None
 }
 
 /// Where the command lies, as execvp(3) finds it.
 fn located(command: &OsStr, path_variable: &OsStr) -> Option<PathBuf> {
     if command.as_bytes().contains(&b'/') {
-        return Some(command.into());
+        return Some(PathBuf::from(command)).filter(|file| file.exists());
     }
     std::env::split_paths(path_variable).map(|dir| dir.join(command)).find(|file| file.is_file())
 }
@@ -56,14 +73,12 @@ enum Program {
     Script(PathBuf),
 }
 
-fn look(path: &Path) -> Option<Program> {
+fn look(path: &Path, path_variable: &OsStr) -> Option<Program> {
     let file = File::open(path).ok()?;
     let mut start = Vec::new();
     (&file).take(START_BYTES as u64).read_to_end(&mut start).ok()?;
     if let Some(line) = start.strip_prefix(b"#!") {
-        let line = line.split(|&byte| byte == b'\n').next()?.trim_ascii();
-        let interpreter = line.split(|byte| byte.is_ascii_whitespace()).next()?;
-        return Some(Program::Script(OsStr::from_bytes(interpreter).into()));
+        return interpreter(line, path_variable).map(Program::Script);
     }
     if !start.starts_with(b"\x7fELF") || start.get(4) != Some(&CLASS_64) {
         return None;
@@ -108,6 +123,18 @@ fn has_go_magic(file: &File, data: &Header) -> bool {
         && bytes.chunks_exact(16).any(|aligned| aligned.starts_with(GO_MAGIC))
 }
 
+/// What the first line of a script names, behind its `#!`. `env NAME` stands for the program of that name.
+fn interpreter(line: &[u8], path_variable: &OsStr) -> Option<PathBuf> {
+    let line = line.split(|&byte| byte == b'\n').next()?;
+    let mut words = line.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
+    let program = words.next()?;
+    let is_of_env = |word: &&[u8]| word.starts_with(b"-") || word.contains(&b'=');
+    match words.find(|word| !is_of_env(word)) {
+        Some(name) if program.ends_with(b"/env") => located(OsStr::from_bytes(name), path_variable),
+        _ => Some(OsStr::from_bytes(program).into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +171,7 @@ mod tests {
         let script = put("script", format!("#! {} -x\nwords\n", fixed.display()).as_bytes());
         let of_script = put("of-script", format!("#!{}\n", script.display()).as_bytes());
         let loaded_script = put("loaded-script", format!("#!{}", loaded.display()).as_bytes());
+        let by_env = put("by-env", b"#!/usr/bin/env -S A=b fixed -x\n");
         let endless = put("endless", format!("#!{}\n", dir.path().join("endless").display()).as_bytes());
         let cases = [
             (fixed.as_path(), true),
@@ -153,6 +181,7 @@ mod tests {
             (&loaded_script, false),
             (&put("go", &elf(PT_INTERP, &go_data)), true),
             (&put("go-cut-off", &elf(PT_INTERP, &go_data)[..4096]), false),
+            (&by_env, true),
             (&endless, false),
             (&put("empty", b""), false),
             (&put("text", b"echo"), false),
@@ -161,9 +190,13 @@ mod tests {
             (dir.path(), false),
         ];
         for (path, want) in cases {
-            assert_eq!(is_unseen(path.as_os_str(), "".as_ref()), want, "{}", path.display());
+            assert_eq!(is_unseen(path.as_os_str(), dir.path().as_os_str()), want, "{}", path.display());
         }
         assert!(is_unseen("fixed".as_ref(), dir.path().as_os_str()));
         assert!(!is_unseen("fixed".as_ref(), "/nowhere".as_ref()));
+        let started = follow("of-script".as_ref(), dir.path().as_os_str()).unwrap();
+        assert_eq!(started, Started { files: vec![of_script, script, fixed], is_unseen: Some(true) });
+        assert_eq!(follow("missing".as_ref(), dir.path().as_os_str()), None);
+        assert_eq!(follow("text".as_ref(), dir.path().as_os_str()).unwrap().is_unseen, None);
     }
 }

@@ -3,8 +3,8 @@
 //! The launcher is not to be noticed: same process group, same terminal, same descriptors, same signals, same ending.
 
 mod environment;
-mod linkage;
-mod notify;
+pub mod linkage;
+pub mod notify;
 mod report;
 
 use crate::cgroup::made::{self, Made};

@@ -53,6 +53,19 @@ const WRITING: Duration = Duration::from_millis(10);
 /// What the child sends instead of a listener where there is none: the errno.
 const ERRNO_BYTES: usize = size_of::<i32>();
 
+/// Whether the kernel would tell of a command's writes here.
+///
+/// # Errors
+/// Why not.
+pub fn is_available() -> io::Result<()> {
+    if !sys::is_new_enough() {
+        return Err(io::Error::other("it needs Linux 5.9 or later"));
+    }
+    forked::try_filter(filter::program())
+}
+
+pub use sys::forked::try_call;
+
 /// A notifier for one command, from before it starts until it has ended.
 #[derive(Debug)]
 pub struct Notifier {

@@ -1,7 +1,7 @@
 //! What runs in processes that are forked from the launcher, which has threads: system calls alone, nothing that
 //! allocates or takes a lock.
 
-use super::{Answer, Desk, PLACES, block_signals, close_all_but, install};
+use super::{Answer, Desk, PLACES, block_signals, check, close_all_but, install};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::{Errno, IoSlice, retry_on_intr};
@@ -38,6 +38,39 @@ fn enter(program: &[libc::sock_filter], launcher: &OwnedFd) -> io::Result<()> {
             send(launcher, &errno, SendFlags::NOSIGNAL)?;
             Ok(())
         }
+    }
+}
+
+/// Tries to put the filter in force, in a child that executes nothing.
+///
+/// # Errors
+/// Why the kernel refuses.
+pub fn try_filter(program: Vec<libc::sock_filter>) -> io::Result<()> {
+    in_child(move || install(&program).map(drop))
+}
+
+/// Makes a system call on a descriptor that there is not, in a child that executes nothing: a seccomp filter may kill
+/// for it.
+///
+/// # Errors
+/// EBADF, or what the filter says; [`io::ErrorKind::Interrupted`]: the child was killed.
+pub fn try_call(number: libc::c_long) -> io::Result<()> {
+    // SAFETY: whatever the call does, it does to the child, which ends.
+    in_child(move || check(unsafe { libc::syscall(number, -1, 0, 0, 0, 0, 0) }).map(drop))
+}
+
+/// Calls `act`, which makes system calls alone, in a child that ends then.
+fn in_child(mut act: impl FnMut() -> io::Result<()> + Send + Sync + 'static) -> io::Result<()> {
+    // an errno that none of the calls has
+    const DONE: i32 = libc::EHWPOISON;
+    let mut child = Command::new("/proc/self/exe");
+    // SAFETY: the caller's.
+    unsafe { child.pre_exec(move || Err(act().err().unwrap_or_else(|| io::Error::from_raw_os_error(DONE)))) };
+    match child.spawn() {
+        Err(error) if error.raw_os_error() == Some(DONE) => Ok(()),
+        Err(error) => Err(error),
+        // it could not say how the call ended
+        Ok(mut killed) => killed.wait().and(Err(io::ErrorKind::Interrupted.into())),
     }
 }
 
