@@ -80,6 +80,15 @@ impl Container {
         self.busy
     }
 
+    /// What its writers can add before they are to be held back, or pages to be dropped, in bytes.
+    pub fn headroom(&self) -> u64 {
+        let left = |row: Row| {
+            let unwritten = row.verdict.allowed.saturating_sub(row.unwritten);
+            row.target.saturating_sub(row.usage).min(unwritten)
+        };
+        self.last.map_or(0, left)
+    }
+
     /// Says that a process was let in, which is about to write.
     pub fn expect_writer(&mut self) {
         self.busy = true;

@@ -133,11 +133,12 @@ impl State {
     }
 
     /// Looks, at `now` of any monotonic clock, at the containers in which somebody writes, or at `all`; and at everything
-    /// where [`TICK_MS`] have passed since the last beat, and beats. Returns whether somebody writes.
+    /// where [`TICK_MS`] have passed since the last beat, and beats. Returns the least [`Container::headroom`] of those in
+    /// which somebody writes, in bytes; `u64::MAX`: nobody does.
     ///
     /// # Errors
     /// What keeping the region's files up to date gave; the memfds are up to date all the same.
-    pub fn tick(&mut self, now: Duration, all: bool) -> io::Result<bool> {
+    pub fn tick(&mut self, now: Duration, all: bool) -> io::Result<u64> {
         let elapsed = now.saturating_sub(self.last.replace(now).unwrap_or(now));
         let period = Duration::from_millis(TICK_MS);
         let since_beat = self.last_beat.map_or(period, |last| now.saturating_sub(last));
@@ -159,7 +160,8 @@ impl State {
             self.budget.beat()?;
             self.mounted.harvest(self.budget.tick())?;
         }
-        Ok((1..self.containers.len()).any(|row| self.is_busy(row)))
+        let busy = self.containers.iter().flatten().filter(|container| container.is_busy());
+        Ok(busy.map(Container::headroom).min().unwrap_or(u64::MAX))
     }
 
     fn is_busy(&self, row: usize) -> bool {
