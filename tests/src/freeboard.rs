@@ -38,6 +38,11 @@ pub fn reporting(command: &Command, workload: &Path, report: &Path) -> Command {
     under_with(command, Some(workload), Some(report))
 }
 
+/// The same without a workload file.
+pub fn counting(command: &Command, report: &Path) -> Command {
+    under_with(command, None, Some(report))
+}
+
 fn under_with(command: &Command, workload: Option<&Path>, report: Option<&Path>) -> Command {
     let mut under = Command::new(program());
     under.args(["run", "--quiet"]);
@@ -62,8 +67,17 @@ fn under_with(command: &Command, workload: Option<&Path>, report: Option<&Path>)
 /// A number in a report.
 pub fn reported(report: &Path, name: &str) -> f64 {
     let text = fs::read_to_string(report).unwrap_or_else(|error| panic!("no report {}: {error}", report.display()));
-    let number = |line: &str| line.trim().strip_prefix(&format!("\"{name}\": "))?.trim_end_matches(',').parse().ok();
-    text.lines().find_map(number).unwrap_or_else(|| panic!("no number {name} in the report:\n{text}"))
+    number(&text, name).unwrap_or_else(|| panic!("no number {name} in the report:\n{text}"))
+}
+
+/// The same, where there is a report that has it.
+pub fn reported_if_there(report: &Path, name: &str) -> Option<f64> {
+    number(&fs::read_to_string(report).ok()?, name)
+}
+
+fn number(report: &str, name: &str) -> Option<f64> {
+    let value = |line: &str| line.trim().strip_prefix(&format!("\"{name}\": "))?.trim_end_matches(',').parse().ok();
+    report.lines().find_map(value)
 }
 
 /// A sidecar of its own, outside of any group of ours. Ends with this value.

@@ -197,6 +197,7 @@ fn remove(dir: &Path, name: &str) {
     for group in crate::cgroup::groups_named(&format!("{name}-")) {
         crate::cgroup::remove(&group).unwrap_or_else(|error| complain("a cgroup", error));
     }
+    crate::written::remove(&format!("{name}-"));
     let umount = |point: &Path| unmount(point).unwrap_or_else(|error| complain("a mount", error));
     let mounts = mounts_under(dir);
     for point in mounts.iter().filter(|point| *point != dir) {

@@ -7,17 +7,20 @@
 //! | [`cases`] | a program of ours, case by case, plainly and paced |
 //! | [`cgroup`] | a memory cgroup with a limit: runs programs in it and says what the kernel counted |
 //! | [`freeboard`] | the release build: a program under `freeboard run`, a sidecar of its own |
+//! | [`coverage`] | programs of every kind, and which of their bytes are seen |
 //! | [`docker`] | a Docker engine of its own, with base images made here |
 //! | [`guest`] | a virtual machine with another kernel, and cgroup v2 |
 //! | [`neighbour`] | what somebody else in a writer's cgroup waits for memory |
 //! | [`pairs`] | benchmarks: medians of runs taken in turns |
 //! | [`programs`] | what the programs need: source data, our own small C and Java programs |
 //! | [`truth`] | what is in a file and what is in its page cache |
+//! | [`written`] | the kernel's own count of what is written to a disk |
 //! | [`table`] | measured figures, printed side by side |
 //! | [`sys`] | raw system calls |
 
 pub mod cases;
 pub mod cgroup;
+pub mod coverage;
 pub mod docker;
 pub mod freeboard;
 pub mod guest;
@@ -29,6 +32,7 @@ pub mod slow_disk;
 pub mod sys;
 pub mod table;
 pub mod truth;
+pub mod written;
 
 /// 2^20 bytes.
 pub const MIB: u64 = 1 << 20;

@@ -6,8 +6,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// Debian packages with libraries that the tests preload beside ours.
-pub const APT_PACKAGES: &[&str] = &["libeatmydata1", "libfaketime", "libjemalloc2", "libtcmalloc-minimal4", "nocache"];
+/// Debian packages with libraries that the tests preload beside ours, and with programs that are on nobody's PATH.
+pub const APT_PACKAGES: &[&str] =
+    &["libeatmydata1", "libfaketime", "libjemalloc2", "libtcmalloc-minimal4", "nocache", "postgresql"];
 
 /// A file of random bytes in memory (tmpfs): its pages are charged to no group of ours, and never have to be read again.
 pub fn random_file(lab: &Lab, bytes: u64) -> PathBuf {
@@ -86,6 +87,14 @@ fn compile_go(cgo: &str, lab: &Lab, name: &str) -> PathBuf {
     let source = programs_dir().join(format!("{name}.go"));
     let cache = format!("GOCACHE={}", path_str(&data_dir().join("go-cache")));
     run("env", &[cgo, &cache, "go", "build", "-o", &path_str(&program), &path_str(&source)]);
+    program
+}
+
+/// Compiles a Rust program of `tests/programs` and returns its path.
+pub fn rust_program(lab: &Lab, name: &str) -> PathBuf {
+    let program = lab.dir().join(format!("{name}-rust"));
+    let source = programs_dir().join(format!("{name}.rs"));
+    run("rustc", &["--edition=2024", "-O", "-o", &path_str(&program), &path_str(&source)]);
     program
 }
 

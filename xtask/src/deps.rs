@@ -10,6 +10,7 @@ use xshell::{Shell, cmd};
 const PROGRAMS: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("cc", "gcc"),
+    ("git", "git"),
     ("go", "golang-go"),
     ("javac", "openjdk-17-jdk-headless"),
     ("losetup", "mount"),
@@ -20,9 +21,11 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mmdebstrap", "mmdebstrap"),
     ("musl-gcc", "musl-tools"),
     ("node", "nodejs"),
+    ("perl", "perl"),
     ("python3", "python3"),
     ("qemu-img", "qemu-utils"),
     ("rsync", "rsync"),
+    ("sqlite3", "sqlite3"),
     ("tar", "tar"),
 ];
 

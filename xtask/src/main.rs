@@ -1,4 +1,5 @@
-//! The project's own tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`, `cargo xtask deps`.
+//! The project's own tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`, `cargo xtask coverage`,
+//! `cargo xtask deps`.
 
 mod demo;
 mod deps;
@@ -23,6 +24,11 @@ enum Task {
     Test,
     /// What the library costs: ten pairs or more of each case, plain and under the library; takes a quarter of an hour.
     Bench,
+    /// Which bytes of which programs are seen: a table in Markdown; takes a quarter of an hour.
+    Coverage {
+        /// Programs whose name holds one of these words; all where there is none
+        programs: Vec<String>,
+    },
     /// Installs, with apt and as root, what the tests need and this machine lacks; elsewhere names it.
     Deps,
 }
@@ -32,6 +38,7 @@ fn main() -> ExitCode {
         Task::Demo(flags) => demo::run(&flags),
         Task::Test => test::run().map(|()| ExitCode::SUCCESS),
         Task::Bench => test::bench().map(|()| ExitCode::SUCCESS),
+        Task::Coverage { programs } => test::coverage(&programs).map(|()| ExitCode::SUCCESS),
         Task::Deps => deps::install(&deps::missing_for_tests()).map(|()| ExitCode::SUCCESS),
     };
     match done {

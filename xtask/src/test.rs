@@ -1,4 +1,4 @@
-//! `cargo xtask test`: what CI runs, and in which order. `cargo xtask bench`.
+//! `cargo xtask test`: what CI runs, and in which order. `cargo xtask bench`, `cargo xtask coverage`.
 
 use crate::deps;
 use std::time::Instant;
@@ -32,7 +32,18 @@ pub fn bench() -> anyhow::Result<()> {
     deps::install(&deps::missing_for_tests())?;
     let sh = Shell::new()?;
     step("release build", cmd!(sh, "cargo build --release --workspace"))?;
-    step("benchmarks", cmd!(sh, "cargo bench --package freeboard-tests --benches"))
+    step("benchmarks", cmd!(sh, "cargo bench --package freeboard-tests --bench hot_path --bench throughput"))
+}
+
+/// Prints which bytes of which programs are seen; nothing fails by it.
+///
+/// # Errors
+/// The step that failed.
+pub fn coverage(programs: &[String]) -> anyhow::Result<()> {
+    deps::install(&deps::missing_for_tests())?;
+    let sh = Shell::new()?;
+    step("release build", cmd!(sh, "cargo build --release --workspace"))?;
+    step("coverage", cmd!(sh, "cargo bench --package freeboard-tests --bench coverage -- {programs...}"))
 }
 
 fn step(name: &str, command: Cmd) -> anyhow::Result<()> {

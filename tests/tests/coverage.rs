@@ -1,0 +1,36 @@
+//! Which bytes of which programs are seen: all, to the byte, by the kernel's own count. `cargo xtask coverage` shows the same
+//! at full size.
+
+use freeboard_tests::MIB;
+use freeboard_tests::coverage::{Bench, Kind};
+use freeboard_tests::lab::{self, Lab};
+use freeboard_tests::written::cannot_count;
+
+const DATA: u64 = 20 * MIB;
+/// No call is to be seen there.
+const UNSEEN: &str = "qemu-img bench, io_uring";
+/// Go ends by a system call of its own: what the library saw of it last, it could not report any more.
+const UNREPORTED: &str = "cgo, libc's write";
+const UNREPORTED_BYTES: u64 = 2 * MIB;
+
+#[test]
+fn all_bytes_are_seen() {
+    let test = "coverage";
+    if let Some(reason) = cannot_count() {
+        return lab::skip(test, reason);
+    }
+    let Some(lab) = Lab::shared(test) else { return };
+    let bench = Bench::new(&lab, DATA);
+    let mut unseen = Vec::new();
+    for row in bench.rows().iter().filter(|row| row.kind() == Kind::Calls && row.name != UNSEEN) {
+        let outcome = bench.outcome(row);
+        println!("{:26} {} bytes written, {} seen", row.name, outcome.written, outcome.seen());
+        outcome.under.assert_ok(row.name);
+        assert!(outcome.written >= DATA / 2, "{}: {} bytes: this shows nothing", row.name, outcome.written);
+        let least = outcome.written - if row.name == UNREPORTED { UNREPORTED_BYTES } else { 0 };
+        if !(least..=outcome.written).contains(&outcome.seen()) {
+            unseen.push(row.name);
+        }
+    }
+    assert!(unseen.is_empty(), "other bytes are seen than are written by {unseen:?}");
+}
