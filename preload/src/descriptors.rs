@@ -6,7 +6,8 @@
 use crate::files::{self, File};
 use crate::flush::How;
 use crate::seccomp::{self, Forbidden};
-use crate::{ledger, process, region, sys};
+use crate::sys::{self, Stat};
+use crate::{ledger, process, region};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use freeboard_budget::Mode;
@@ -82,9 +83,15 @@ pub fn look(fd: c_int) -> Entry {
         {
             file.release(); // another thread was first
         }
-        HIGHEST.fetch_max(fd as u32, Relaxed);
+        raise_highest(fd);
     }
     entry
+}
+
+fn raise_highest(fd: c_int) {
+    if fd as u32 > HIGHEST.load(Relaxed) {
+        HIGHEST.fetch_max(fd as u32, Relaxed);
+    }
 }
 
 /// Is the descriptor open on this very file?
@@ -111,8 +118,7 @@ fn classify(fd: c_int, before: Entry) -> Option<Entry> {
         ledger::aside(reason);
         Some(Entry::aside(reason))
     };
-    let kind = stat.st_mode & libc::S_IFMT;
-    if kind != libc::S_IFREG && kind != libc::S_IFBLK {
+    if !stat.is_file() && !stat.is_block_device() {
         return aside(Aside::NotAFile);
     }
     match seccomp::forbids()? {
@@ -130,7 +136,8 @@ fn classify(fd: c_int, before: Entry) -> Option<Entry> {
     if flags < 0 || flags & (libc::O_DIRECT | libc::O_DSYNC | libc::O_SYNC) != 0 {
         return aside(Aside::Direct);
     }
-    let Some(how) = how(fd, &stat) else {
+    let now = region::refresh();
+    let Some(how) = how(fd, &stat, now) else {
         return aside(Aside::Memory);
     };
     let mode = region::mode_of_file(fd);
@@ -145,12 +152,12 @@ fn classify(fd: c_int, before: Entry) -> Option<Entry> {
 
 /// The way of a file's filesystem. Many small files are written one after the other to the same one, so the last answer
 /// serves for [`SAME_MS`].
-fn how(fd: c_int, stat: &libc::stat) -> Option<How> {
-    if stat.st_mode & libc::S_IFMT == libc::S_IFBLK {
+fn how(fd: c_int, stat: &Stat, now: u64) -> Option<How> {
+    if stat.is_block_device() {
         return How::of(fd, true);
     }
-    let dev = u64::from(libc::major(stat.st_dev)) << 20 | u64::from(libc::minor(stat.st_dev));
-    let now_ms = (sys::now_ns() / 1_000_000) & SINCE_MASK;
+    let dev = u64::from(libc::major(stat.dev)) << 20 | u64::from(libc::minor(stat.dev));
+    let now_ms = (now / 1_000_000) & SINCE_MASK;
     let last = LAST_HOW.load(Relaxed);
     let since_ms = now_ms.wrapping_sub(last & SINCE_MASK) & SINCE_MASK;
     if last != 0 && last >> 32 == dev && since_ms < SAME_MS {
@@ -212,7 +219,7 @@ pub fn copy(from: c_int, to: c_int) {
         if let Some(file) = entry.file() {
             file.retain();
         }
-        HIGHEST.fetch_max(to as u32, Relaxed);
+        raise_highest(to);
         if let Some(old) = Entry(word.swap(entry.0, Relaxed)).file() {
             old.release();
         }

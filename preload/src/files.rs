@@ -7,11 +7,12 @@
 
 use crate::flush::How;
 use crate::ledger::{self, word};
+use crate::sys::Stat;
 use crate::{process, region, sys};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 use freeboard_budget::Mode;
-use libc::{c_int, stat};
+use libc::c_int;
 
 /// Files at a time; more are let through unpaced and counted.
 const FILES: usize = 1024;
@@ -96,13 +97,9 @@ static USED: AtomicU32 = AtomicU32::new(0);
 /// What closed files still owe, in bytes.
 static CLOSED: AtomicU64 = AtomicU64::new(0);
 
-/// Device and inode in one word; never 0.
-pub fn key(stat: &stat) -> u64 {
-    let (dev, ino) = if stat.st_mode & libc::S_IFMT == libc::S_IFBLK {
-        (u64::MAX, stat.st_rdev)
-    } else {
-        (stat.st_dev, stat.st_ino)
-    };
+/// Device and inode in one word; never 0. A block device is the same whatever names it.
+pub fn key(stat: &Stat) -> u64 {
+    let (dev, ino) = if stat.is_block_device() { (u64::MAX, stat.dev) } else { (stat.dev, stat.ino) };
     let mixed = (dev ^ ino.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed ^ (mixed >> 29) ^ ino) | 1 << 63
 }
@@ -124,7 +121,7 @@ pub fn closed() -> &'static AtomicU64 {
 }
 
 /// Finds or makes the record of a file that a descriptor was found to be open on; its index.
-pub fn open(stat: &stat, fd: c_int, how: How, mode: Mode, append: bool) -> Option<usize> {
+pub fn open(stat: &Stat, fd: c_int, how: How, mode: Mode, append: bool) -> Option<usize> {
     let wanted = key(stat);
     let used = USED.load(Acquire) as usize;
     let mut free = None;
@@ -140,8 +137,8 @@ pub fn open(stat: &stat, fd: c_int, how: How, mode: Mode, append: bool) -> Optio
                     file.append.store(append, Relaxed); // with one descriptor that appends, no offset says where
                 }
                 file.set_last_fd(fd);
-                if stat.st_mode & libc::S_IFMT == libc::S_IFREG {
-                    file.truncated(stat.st_size as u64); // it can have been, by O_TRUNC, since it was last looked at
+                if stat.is_file() {
+                    file.truncated(stat.size); // it can have been, by O_TRUNC, since it was last looked at
                 }
                 return Some(index);
             }
@@ -159,19 +156,21 @@ pub fn open(stat: &stat, fd: c_int, how: How, mode: Mode, append: bool) -> Optio
     let index = free.or_else(grow).or_else(closed)?;
     let file = TABLE.get(index)?;
     file.users.compare_exchange(0, 1, AcqRel, Relaxed).ok()?;
-    file.drain();
+    if !file.is_empty() {
+        file.drain();
+    }
     file.key.store(wanted, Relaxed);
-    file.dev.store(if stat.st_mode & libc::S_IFMT == libc::S_IFBLK { stat.st_rdev } else { stat.st_dev }, Relaxed);
+    file.dev.store(stat.dev, Relaxed);
     file.how.store(how as u32, Relaxed);
     file.mode.store(mode as u32, Relaxed);
     file.append.store(append, Relaxed);
     file.scattered.store(false, Relaxed);
     file.set_last_fd(fd);
-    let size = if stat.st_mode & libc::S_IFMT == libc::S_IFBLK { 0 } else { stat.st_size as u64 };
-    file.old_end.store(size, Relaxed);
-    file.kept_from.store(size, Relaxed);
+    file.old_end.store(stat.size, Relaxed);
+    file.kept_from.store(stat.size, Relaxed);
     file.class.store(GRANT_CLASS_MIN as u32 - 2, Relaxed);
     file.swept_ns.store(0, Relaxed);
+    file.current_bytes.store(0, Relaxed);
     file.syncing.store(0, Relaxed);
     file.attempted_ns.store(0, Relaxed);
     file.late_since_ns.store(0, Relaxed);
@@ -424,20 +423,16 @@ impl File {
 
     /// The same, with a new grant that the ledger has reserved.
     fn exchange(&self, class: u64) {
-        let account = word::read(self.word.swap(word::of_grant(class), Relaxed));
-        ledger::TOTALS.written_bytes.fetch_add(account.bytes as u64, Relaxed);
-        ledger::TOTALS.calls.fetch_add(account.calls, Relaxed);
-        self.current_bytes.fetch_add(account.bytes as u64, Relaxed);
-        if account.charged >= 0 {
-            self.current.fetch_add(account.charged as u64, Relaxed);
-        } else {
-            self.forgive(account.charged.unsigned_abs());
+        let before = self.word.swap(word::of_grant(class), Relaxed);
+        if before == 0 {
+            return;
         }
-        let unused = account.granted - account.charged;
-        if unused >= 0 {
-            ledger::credit(unused as u64);
+        let (bytes, charged) = counted(before);
+        self.current_bytes.fetch_add(bytes as u64, Relaxed);
+        if charged >= 0 {
+            self.current.fetch_add(charged as u64, Relaxed);
         } else {
-            ledger::reserve_anyway(unused.unsigned_abs());
+            self.forgive(charged.unsigned_abs());
         }
     }
 
@@ -568,6 +563,12 @@ impl File {
         charged.saturating_add(self.current()).saturating_add(self.started())
     }
 
+    /// Nothing is granted, charged or on its way.
+    fn is_empty(&self) -> bool {
+        let words = [&self.word, &self.current, &self.syncing];
+        words.iter().all(|word| word.load(Relaxed) == 0) && self.count.load(Relaxed) == 0
+    }
+
     /// Its last descriptor has been closed: what it owes is the closed files' debt. Where some was sent, whoever has the pace
     /// may be at its chunks; the next look does it then.
     pub fn close(&self) {
@@ -575,8 +576,11 @@ impl File {
             self.harvest();
             ledger::credit(self.forgive(u64::MAX));
         } else if self.count.load(Relaxed) == 0 && self.syncing.load(Relaxed) == 0 {
-            self.harvest();
-            CLOSED.fetch_add(self.forgive(u64::MAX), Relaxed);
+            // what most small files come to: no more changes to shared words than it takes
+            let (_, charged) = if self.word.load(Relaxed) == 0 { (0, 0) } else { counted(self.word.swap(0, Relaxed)) };
+            let current = if self.current() == 0 { 0 } else { self.forgive(u64::MAX) };
+            self.current_bytes.store(0, Relaxed);
+            CLOSED.fetch_add(current.saturating_add_signed(charged), Relaxed);
         }
     }
 
@@ -597,6 +601,21 @@ impl File {
         self.forget_range();
         debt
     }
+}
+
+/// Counts in the totals what an emptied word says, and gives the ledger back what is left of its grant. The bytes, and what
+/// they are charged, which are the caller's.
+fn counted(before: u64) -> (i64, i64) {
+    let account = word::read(before);
+    ledger::TOTALS.written_bytes.fetch_add(account.bytes as u64, Relaxed);
+    ledger::TOTALS.calls.fetch_add(account.calls, Relaxed);
+    let unused = account.granted - account.charged;
+    if unused >= 0 {
+        ledger::credit(unused as u64);
+    } else {
+        ledger::reserve_anyway(unused.unsigned_abs());
+    }
+    (account.bytes, account.charged)
 }
 
 /// A child of fork owes nothing; its descriptors still stand for the same files, at offsets that it has in common with

@@ -37,7 +37,7 @@ pub fn late_ns(dev: u64) -> u64 {
 /// of it.
 pub fn start(file: &File, fd: c_int, low: u64, high: u64) {
     let before = flush::measure(file, fd, low, high);
-    let is_there = || sys::fstat(fd).is_some_and(|stat| stat.st_size as u64 > low);
+    let is_there = || sys::fstat(fd).is_some_and(|stat| stat.size > low);
     if before.is_some_and(|stat| stat.cached + stat.evicted == 0) && is_there() {
         // it was written, and is not here: there is a file below, or nothing to flush to; the group's count tells
         file.set_how(How::Layered);

@@ -224,9 +224,8 @@ fn target() -> Target {
     }
 }
 
-/// How a file is treated: by the first rule that matches its path, else as the process.
+/// How a file is treated, as of the last [`refresh`]: by the first rule that matches its path, else as the process.
 pub fn mode_of_file(fd: c_int) -> Mode {
-    refresh();
     let process = mode();
     if process == Mode::Off {
         return Mode::Off;
@@ -273,13 +272,17 @@ fn first_match(budget: &Mapped, kind: Kind, policy: &Policy, path: &[u8]) -> Opt
 }
 
 /// Brings window, chunk and flags up to date. From the slow path; cheap where it was done within the last 5 ms: half of
-/// what the sidecar takes between two looks.
-pub fn refresh() {
+/// what the sidecar takes between two looks. Returns the time, which has to be asked for anyway.
+pub fn refresh() -> u64 {
     let now = sys::now_ns();
-    if now.wrapping_sub(REFRESHED_AT.load(Relaxed)) < 5_000_000 {
-        return;
+    if now.wrapping_sub(REFRESHED_AT.load(Relaxed)) >= 5_000_000 {
+        REFRESHED_AT.store(now, Relaxed);
+        refresh_at(now);
     }
-    REFRESHED_AT.store(now, Relaxed);
+    now
+}
+
+fn refresh_at(now: u64) {
     let mut attachment = current();
     // a copied file serves until the socket answers
     let is_settled = |attachment: &Attachment| {
@@ -543,7 +546,7 @@ fn introduce(apart: &Apart, socket: c_int, directory: c_int) -> Option<&'static 
 
 /// What a welcome brings: a sidecar that we know gives us the counters that we have, in which our row stays.
 fn take(apart: &Apart, budget: c_int, counters: c_int, container: usize) -> Option<&'static Attachment> {
-    let file = sys::fstat(counters).map(|stat| (stat.st_dev, stat.st_ino))?;
+    let file = sys::fstat(counters).map(|stat| (stat.dev, stat.ino))?;
     let is_known = |known: &&Attachment| known.counters.as_ref().is_some_and(|counters| counters.file == file);
     if let Some(known) = current().filter(is_known) {
         return Some(known);
@@ -555,7 +558,7 @@ fn take(apart: &Apart, budget: c_int, counters: c_int, container: usize) -> Opti
 
 /// Maps a sealed memfd and checks it.
 fn map(fd: c_int, counters: bool) -> Option<Mapped> {
-    let bytes = usize::try_from(sys::fstat(fd)?.st_size).ok().filter(|&bytes| bytes <= FILE_BYTES_MAX)?;
+    let bytes = usize::try_from(sys::fstat(fd)?.size).ok().filter(|&bytes| bytes <= FILE_BYTES_MAX)?;
     let seals = sys::seals(fd);
     if seals < 0 || seals & libc::F_SEAL_SHRINK == 0 {
         return None; // somebody could truncate it under us
@@ -592,7 +595,7 @@ fn attach_by_file(apart: &Apart) -> Option<&'static Attachment> {
     }
     let known = current().map(|attachment| attachment.budget.generation().load(Relaxed));
     let fd = open_budget_file();
-    let bytes = sys::fstat(fd).and_then(|stat| usize::try_from(stat.st_size).ok());
+    let bytes = sys::fstat(fd).and_then(|stat| usize::try_from(stat.size).ok());
     let attachment = bytes.filter(|&bytes| bytes <= FILE_BYTES_MAX).and_then(|bytes| {
         let at = sys::map_private(bytes);
         if at.is_null() {
@@ -623,7 +626,7 @@ fn attach_by_file(apart: &Apart) -> Option<&'static Attachment> {
 /// it, so that the policy holds and the law is applied here.
 fn own_container(apart: &Apart, budget: &Mapped) -> Option<usize> {
     let directory = group::open_directory(apart);
-    let inode = sys::fstat(directory).map(|stat| stat.st_ino);
+    let inode = sys::fstat(directory).map(|stat| stat.ino);
     if directory >= 0 {
         sys::close(directory);
     }
@@ -639,7 +642,7 @@ fn copy_file(attachment: &Attachment) {
     if fd < 0 {
         return;
     }
-    if sys::fstat(fd).is_some_and(|stat| stat.st_size as usize == attachment.copy_bytes) {
+    if sys::fstat(fd).is_some_and(|stat| stat.size as usize == attachment.copy_bytes) {
         sys::read_over(fd, attachment.budget.address(), attachment.copy_bytes);
     }
     sys::close(fd);

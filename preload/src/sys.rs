@@ -9,7 +9,7 @@ use core::ffi::CStr;
 use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64};
-use libc::{c_int, c_void, stat};
+use libc::{c_int, c_void};
 
 /// One raw system call.
 ///
@@ -148,29 +148,53 @@ pub fn without_statx() {
     NO_STATX.store(true, Relaxed);
 }
 
+/// What there is to know of an open file.
+#[derive(Clone, Copy)]
+pub struct Stat {
+    /// The device that it is on, or, of a block device, its own.
+    pub dev: u64,
+    pub ino: u64,
+    pub mode: u32,
+    /// In bytes; 0 of a block device.
+    pub size: u64,
+}
+
+impl Stat {
+    fn new(mode: u32, dev: u64, rdev: u64, ino: u64, size: u64) -> Stat {
+        let stat = Stat { dev, ino, mode, size };
+        if stat.is_block_device() { Stat { dev: rdev, ino: 0, size: 0, ..stat } } else { stat }
+    }
+
+    pub const fn is_file(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFREG
+    }
+
+    pub const fn is_block_device(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFBLK
+    }
+}
+
 /// Device, inode, type and size of an open file, as the kernel has them at hand; `None` for a descriptor that is not
 /// open. On NFS a plain fstat first writes all that is dirty to the server and waits for it, to learn the new mtime.
-pub fn fstat(fd: c_int) -> Option<stat> {
-    let mut buffer = MaybeUninit::<stat>::zeroed();
-    let mut known = MaybeUninit::<libc::statx>::zeroed();
+pub fn fstat(fd: c_int) -> Option<Stat> {
+    let mut known = MaybeUninit::<libc::statx>::uninit();
     let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
     let mask = libc::STATX_TYPE | libc::STATX_INO | libc::STATX_SIZE;
     if !NO_STATX.load(Relaxed) && raw!(libc::SYS_statx, fd, c"".as_ptr(), flags, mask, known.as_mut_ptr()) == 0 {
-        // SAFETY: both are plain numbers, of which all bit patterns are valid.
-        let (mut stat, known) = unsafe { (buffer.assume_init(), known.assume_init()) };
-        stat.st_dev = libc::makedev(known.stx_dev_major, known.stx_dev_minor);
-        stat.st_rdev = libc::makedev(known.stx_rdev_major, known.stx_rdev_minor);
-        stat.st_ino = known.stx_ino;
-        stat.st_mode = u32::from(known.stx_mode);
-        stat.st_size = known.stx_size as i64;
-        return Some(stat);
+        // SAFETY: the kernel filled it whole, and all bit patterns are valid.
+        let known = unsafe { known.assume_init_ref() };
+        let dev = libc::makedev(known.stx_dev_major, known.stx_dev_minor);
+        let rdev = libc::makedev(known.stx_rdev_major, known.stx_rdev_minor);
+        return Some(Stat::new(u32::from(known.stx_mode), dev, rdev, known.stx_ino, known.stx_size));
     }
     // before Linux 4.11, or where a seccomp filter forbids it
-    if raw!(libc::SYS_fstat, fd, buffer.as_mut_ptr()) != 0 {
+    let mut known = MaybeUninit::<libc::stat>::uninit();
+    if raw!(libc::SYS_fstat, fd, known.as_mut_ptr()) != 0 {
         return None;
     }
-    // SAFETY: the kernel filled it, and all bit patterns are valid.
-    Some(unsafe { buffer.assume_init() })
+    // SAFETY: as above.
+    let known = unsafe { known.assume_init_ref() };
+    Some(Stat::new(known.st_mode, known.st_dev, known.st_rdev, known.st_ino, known.st_size.max(0) as u64))
 }
 
 /// The filesystem's magic number (statfs(2)), or `None`.
