@@ -5,7 +5,7 @@
 //! variadic integer argument travels as a named one does, and one that is not there is not looked at.
 
 use crate::real::interpose;
-use crate::{calls, closing, descriptors, process, seccomp};
+use crate::{calls, closing, descriptors, helper, process, seccomp};
 use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use libc::{iovec, mode_t, off_t, pid_t, size_t, ssize_t};
 
@@ -231,6 +231,12 @@ interpose! {
     fn __fork() -> pid_t
         | libc::SYS_clone, [libc::SIGCHLD, 0, 0, 0, 0] => forked(next::__fork());
 
+    // what a process with a second thread may not do
+    fn unshare(flags: c_int) -> c_int
+        | libc::SYS_unshare, [flags] => alone(|| next::unshare(flags));
+    fn setns(fd: c_int, kind: c_int) -> c_int
+        | libc::SYS_setns, [fd, kind] => alone(|| next::setns(fd, kind));
+
     // what forbids system calls
     fn prctl(option: c_int, a: c_long, b: c_long, c: c_long, d: c_long) -> c_int
         | libc::SYS_prctl, [option, a, b, c, d] => {
@@ -252,6 +258,14 @@ fn forked(result: pid_t) -> pid_t {
         process::is_ours();
     }
     result
+}
+
+/// A call that the kernel refuses where there is another thread, or one that shares the root directory: without ours.
+pub fn alone<T>(call: impl FnOnce() -> T) -> T {
+    if process::is_ours() {
+        helper::dismiss();
+    }
+    call()
 }
 
 /// `lseek(fd, 0, SEEK_CUR)` only asks.

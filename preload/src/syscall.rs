@@ -25,7 +25,7 @@ const DUP2: c_long = libc::SYS_dup2;
 #[cfg(not(target_arch = "x86_64"))]
 const DUP2: c_long = libc::SYS_dup3;
 
-const OURS: [c_long; 20] = [
+const OURS: [c_long; 22] = [
     libc::SYS_write,
     libc::SYS_pwrite64,
     libc::SYS_writev,
@@ -44,6 +44,8 @@ const OURS: [c_long; 20] = [
     libc::SYS_close_range,
     libc::SYS_openat,
     libc::SYS_lseek,
+    libc::SYS_unshare,
+    libc::SYS_setns,
     libc::SYS_prctl,
     libc::SYS_seccomp,
 ];
@@ -171,6 +173,7 @@ unsafe extern "C" fn ours(nr: c_long, a: isize, b: isize, c: isize, d: isize, e:
             }
             libc::SYS_openat => hooks::opened(c as c_int, as_is() as c_int) as isize,
             libc::SYS_lseek => hooks::moved_unless_asked(fd, b as i64, c as c_int, as_is() as i64) as isize,
+            libc::SYS_unshare | libc::SYS_setns => hooks::alone(as_is),
             libc::SYS_prctl if seccomp::is_filter(a as c_int) => seccomp::filters(as_is),
             libc::SYS_seccomp if seccomp::is_filter_operation(a as c_long) => seccomp::filters(as_is),
             _ => as_is(),

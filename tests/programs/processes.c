@@ -323,6 +323,26 @@ static void without_proc(void) {
   next_number();
 }
 
+// Both want a process with one thread, and one that shares its root directory with nobody.
+static void own_namespaces(void) {
+  int here = open("/proc/self/ns/mnt", O_RDONLY);
+  for (int n = 0; n < 8; n++) {
+    int fd = create("file");
+    write_blocks(fd, BLOCKS);
+    close(fd);
+  }
+  check("file", BLOCKS);
+  if (setns(here, CLONE_NEWNS)) fail("setns");
+  for (int n = 0; n < 8; n++) {
+    int fd = create("file");
+    write_blocks(fd, BLOCKS);
+    close(fd);
+  }
+  if (unshare(CLONE_NEWUSER)) fail("unshare");
+  close(here);
+  next_number();
+}
+
 static const struct {
   const char *name;
   void (*run)(void);
@@ -341,6 +361,7 @@ static const struct {
     {"little_address_space", little_address_space},
     {"other_root", other_root},
     {"without_proc", without_proc},
+    {"own_namespaces", own_namespaces},
 };
 
 int main(int argc, char **argv) {

@@ -99,7 +99,7 @@ fn small_files() {
         tar.arg(&archive).arg(dir);
         tar
     };
-    both(test, 2.5, writer, |dir| {
+    both(test, 1.5, writer, |dir| {
         run("tar", &["--compare", "--file", &path_str(&archive), "--directory", &path_str(dir)]);
     });
 }

@@ -22,6 +22,7 @@ fn processes() {
         "little_address_space",
         "other_root",
         "without_proc",
+        "own_namespaces",
     ];
     // without its environment a program is not ours, and a child in its parent's memory is let through
     let unpaced = ["without_environment", "cloned_with_memory", "cloned_with_all"];
