@@ -1,9 +1,11 @@
-// lost_write CASE FILE: writes 64 MiB and asks for them to be on the disk, in one of eleven ways. Exits 0 if every call
+// lost_write CASE FILE: writes 64 MiB and asks for them to be on the disk, in one of fifteen ways. Exits 0 if every call
 // said that it went well, 3 if one reported an error.
+#define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -111,6 +113,39 @@ static void truncate_fsync(void) {
   sync_and_close(fd);
 }
 
+// One that was there before the loss hears of it although another one has heard already.
+static void fsync_through_second(void) {
+  int fd = open_file(O_WRONLY | O_CREAT | O_TRUNC);
+  int second = open_file(O_RDWR);
+  write_all(fd);
+  if (fsync(fd) < 0) perror("the first");
+  sync_and_close(second);
+}
+
+static void fsync_after_exec(void) {
+  int fd = open_file(O_WRONLY | O_CREAT | O_TRUNC);
+  write_all(fd);
+  heard("dup2", dup2(fd, 100));
+  heard("execl", execl("/proc/self/exe", "lost_write", "fsync_inherited", path, NULL));
+}
+
+static void fsync_inherited(void) { sync_and_close(100); }
+
+static void write_syncfs(void) {
+  int fd = open_file(O_WRONLY | O_CREAT | O_TRUNC);
+  write_all(fd);
+  heard("syncfs", syncfs(fd));
+}
+
+static void mmap_msync(void) {
+  int fd = open_file(O_RDWR | O_CREAT | O_TRUNC);
+  heard("ftruncate", ftruncate(fd, (off_t)BLOCKS * BLOCK));
+  char *map = mmap(NULL, (size_t)BLOCKS * BLOCK, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  heard("mmap", map == MAP_FAILED ? -1 : 0);
+  for (int n = 0; n < BLOCKS; n++) memcpy(map + (size_t)n * BLOCK, block, BLOCK);
+  heard("msync", msync(map, (size_t)BLOCKS * BLOCK, MS_SYNC));
+}
+
 static const struct {
   const char *name;
   void (*run)(void);
@@ -126,6 +161,11 @@ static const struct {
     {"child_writes", child_writes},
     {"close_reopen_fsync", close_reopen_fsync},
     {"truncate_fsync", truncate_fsync},
+    {"fsync_through_second", fsync_through_second},
+    {"fsync_after_exec", fsync_after_exec},
+    {"fsync_inherited", fsync_inherited},
+    {"write_syncfs", write_syncfs},
+    {"mmap_msync", mmap_msync},
 };
 
 int main(int argc, char **argv) {

@@ -8,6 +8,7 @@
 //! | [`cgroup`] | a memory cgroup with a limit: runs programs in it and says what the kernel counted |
 //! | [`freeboard`] | the release build: a program under `freeboard run`, a sidecar of its own |
 //! | [`coverage`] | programs of every kind, and which of their bytes are seen |
+//! | [`differential`] | random operations, which must give the same with and without the library |
 //! | [`docker`] | a Docker engine of its own, with base images made here |
 //! | [`guest`] | a virtual machine with another kernel, and cgroup v2 |
 //! | [`neighbour`] | what somebody else in a writer's cgroup waits for memory |
@@ -21,6 +22,7 @@
 pub mod cases;
 pub mod cgroup;
 pub mod coverage;
+pub mod differential;
 pub mod docker;
 pub mod freeboard;
 pub mod guest;

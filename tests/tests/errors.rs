@@ -1,4 +1,4 @@
-//! Eleven programs lose writes on a disk that ran full. Each hears of it plainly, and each must hear of it under the
+//! Fifteen programs lose writes on a disk that ran full. Each hears of it plainly, and each must hear of it under the
 //! library, in the mode that flushes most.
 
 use freeboard_tests::cgroup::measure;
@@ -7,7 +7,7 @@ use freeboard_tests::slow_disk::ThinDisk;
 use freeboard_tests::{MB, MIB, freeboard, programs};
 use std::process::Command;
 
-const CASES: [&str; 11] = [
+const CASES: [&str; 15] = [
     "write_fsync",
     "write_fdatasync",
     "pwrite_fsync",
@@ -19,6 +19,10 @@ const CASES: [&str; 11] = [
     "child_writes",
     "close_reopen_fsync",
     "truncate_fsync",
+    "fsync_through_second",
+    "fsync_after_exec",
+    "write_syncfs",
+    "mmap_msync",
 ];
 /// What the program exits with when a call reported an error.
 const HEARD: Option<i32> = Some(3);
@@ -44,9 +48,19 @@ fn every_lost_write_is_reported() {
     let with_room = CASES.map(|case| exit_code(case, roomy, true));
 
     let count = |codes: &[Option<i32>], wanted: Option<i32>| codes.iter().filter(|&&code| code == wanted).count();
-    println!("{test}: plainly {} of 11 heard of, under the library {}", count(&plain, HEARD), count(&under, HEARD));
+    println!(
+        "{test}: plainly {} of {} heard of, under the library {}",
+        count(&plain, HEARD),
+        CASES.len(),
+        count(&under, HEARD)
+    );
     let cases = |codes: &[Option<i32>]| format!("{:#?}", CASES.iter().zip(codes).collect::<Vec<_>>());
-    assert_eq!(count(&plain, HEARD), 11, "plainly, exit codes {}", cases(&plain));
-    assert_eq!(count(&under, HEARD), 11, "under the library, exit codes {}", cases(&under));
-    assert_eq!(count(&with_room, HEARD_NOTHING), 11, "with room on the disk, exit codes {}", cases(&with_room));
+    assert_eq!(count(&plain, HEARD), CASES.len(), "plainly, exit codes {}", cases(&plain));
+    assert_eq!(count(&under, HEARD), CASES.len(), "under the library, exit codes {}", cases(&under));
+    assert_eq!(
+        count(&with_room, HEARD_NOTHING),
+        CASES.len(),
+        "with room on the disk, exit codes {}",
+        cases(&with_room)
+    );
 }

@@ -5,6 +5,7 @@
 //! and have it run them.
 
 use freeboard_tests::cgroup::measure;
+use freeboard_tests::differential;
 use freeboard_tests::guest::{Disk, Guest, Hierarchy, Kernel};
 use freeboard_tests::lab::{self, Lab};
 use freeboard_tests::{MB, MIB, freeboard, programs, table, truth};
@@ -15,6 +16,7 @@ use std::time::Duration;
 const NFS_DISK: Disk = Disk { filesystem: "ext4", size_mib: 2048, write_bytes_per_second: 30 * MB };
 const VFAT_DISK: Disk = Disk { filesystem: "vfat", size_mib: 1024, write_bytes_per_second: 10 * MB };
 const XFS_DISK: Disk = Disk { filesystem: "xfs", size_mib: 2048, write_bytes_per_second: 50 * MB };
+const FAST_VFAT_DISK: Disk = Disk { filesystem: "vfat", size_mib: 1024, write_bytes_per_second: 0 };
 /// A filesystem that the library does not know by name.
 const UDF_DISK: Disk = Disk { filesystem: "udf", size_mib: 1024, write_bytes_per_second: 20 * MB };
 
@@ -25,6 +27,7 @@ fn boot(test: &str, kernel: Kernel, hierarchy: Hierarchy, cases: &[&str]) {
     let Some(lab) = Lab::for_guest(test) else { return };
     let program = env::current_exe().expect("no /proc/self/exe");
     let source = programs::random_file_on_disk(SOURCE_BYTES);
+    let operations = programs::c_program(&lab, "differential");
     let script = format!(
         "#!/bin/sh\nexport FREEBOARD_BIN_DIR=/in FREEBOARD_REQUIRE_KERNEL_SUITE=1\n\
          mv {} source\nexec ./{} --ignored --nocapture --test-threads=1 --exact {}",
@@ -37,8 +40,8 @@ fn boot(test: &str, kernel: Kernel, hierarchy: Hierarchy, cases: &[&str]) {
         hierarchy,
         // so much that no limit but the group's own matters, the NFS server's page cache included
         memory_mib: 6144,
-        disks: vec![NFS_DISK, VFAT_DISK, XFS_DISK, UDF_DISK],
-        files: vec![program, freeboard::program(), freeboard::library(), source],
+        disks: vec![NFS_DISK, VFAT_DISK, XFS_DISK, UDF_DISK, FAST_VFAT_DISK],
+        files: vec![program, freeboard::program(), freeboard::library(), source, operations],
         timeout: Duration::from_secs(240),
     };
     match guest.run(&lab, &script) {
@@ -64,6 +67,16 @@ fn newest_linux_cgroup_v2() {
 }
 
 #[test]
+fn operations() {
+    boot(
+        "random operations on NFS and vfat",
+        Kernel::V6_12,
+        Hierarchy::V2,
+        &["operations_on_nfs", "operations_on_vfat"],
+    );
+}
+
+#[test]
 fn linux_6_12_cgroup_v2() {
     boot("Linux 6.12, cgroup v2", Kernel::V6_12, Hierarchy::V2, &["nfs", "vfat", "xfs", "udf"]);
 }
@@ -80,6 +93,7 @@ mod in_guest {
     const SOURCE: &str = "/in/source";
     /// Where `nfs-server` mounts its disk.
     const NFS_EXPORTED: &str = "/srv/nfs";
+    const NFS_MOUNT: [&str; 5] = ["sh", "-c", include_str!("../guest/nfs-server"), "nfs-server", "/dev/vdd"];
 
     /// A directory on a disk of the guest, and what runs there.
     struct Bench {
@@ -166,8 +180,7 @@ mod in_guest {
 
     fn nfs_as_fast_as_direct(assert_plain: impl FnOnce(&Run)) {
         let test = "dd of 300 MiB to NFS v4.2, 30 MB/s, limit 100 MB";
-        let server = include_str!("../guest/nfs-server");
-        let bench = Bench::new(test, 100 * MB, &["sh", "-c", server, "nfs-server", "/dev/vdd"]);
+        let bench = Bench::new(test, 100 * MB, &NFS_MOUNT);
         hears_of_a_full_disk(&bench);
 
         let plain = bench.run(&mut bench.dd(300, &[]));
@@ -223,6 +236,26 @@ mod in_guest {
         plain.assert_oom_killed("plain");
         disabled.assert_oom_killed("disabled");
         under.assert_ok("freeboard");
+    }
+
+    /// Random operations, as on the filesystems that the host can make.
+    fn as_without_the_library(filesystem: &str, mount: &[&str], operations: usize) {
+        let bench = Bench::new(filesystem, u64::MAX, mount);
+        let program = Path::new("/in/differential-cc");
+        let held_calls = differential::compare(&bench.lab, program, filesystem, &bench.disk, operations);
+        assert!(held_calls.iter().sum::<f64>() > 0.0, "no call was held back");
+    }
+
+    #[test]
+    #[ignore = "runs in a guest"]
+    fn operations_on_nfs() {
+        as_without_the_library("NFS v4.2", &NFS_MOUNT, 2000);
+    }
+
+    #[test]
+    #[ignore = "runs in a guest"]
+    fn operations_on_vfat() {
+        as_without_the_library("vfat", &["mount", "/dev/vdh"], 6000);
     }
 
     #[test]
