@@ -90,6 +90,17 @@ fn what_is_read_back_is_not_read_from_the_disk() {
             r#": >"$2/log"; tail -c +1 --follow --quiet "$2/log" >/dev/null & tail=$!
                for n in 1 2; do dd bs=64k status=none if="$1" >>"$2/log"; done; sleep 1; kill $tail"#,
         ),
+        // forty objects of 2 MiB, which the linker reads when all have been written
+        (
+            "a compile",
+            80,
+            320,
+            r#"set -e
+               for n in $(seq 40); do
+                   echo ".data; .incbin \"$1\", $n << 21, 2 << 20" | cc -x assembler -c -o "$2/$n.o" -
+               done
+               cc -shared -nostdlib -o "$2/linked.so" "$2"/*.o"#,
+        ),
         (
             "an sqlite load",
             20,
