@@ -15,7 +15,7 @@ const INSTANCES: &str = "/sys/kernel/tracing/instances";
 const BUFFERED: &str = "xfs_file_buffered_write";
 const DIRECT: &str = "xfs_file_direct_write";
 /// For each processor; an event takes about 60 bytes.
-const BUFFER_KIB: u32 = 16 << 10;
+const BUFFER_KIB: u32 = 32 << 10;
 
 /// What was counted, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
