@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Keeps the page cache of programs that write from filling their container's memory limit.
@@ -73,6 +74,9 @@ pub struct Sidecar {
     /// Workload file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Serve metrics for Prometheus, /healthz and /readyz here, such as 0.0.0.0:9409
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<SocketAddr>,
     /// Directory to put libfreeboard.so into first
     #[arg(long, value_name = "DIR")]
     pub install_lib: Option<PathBuf>,

@@ -8,6 +8,7 @@
 //! | [`service`] | the tick: groups and counters in, rows out; the socket |
 //! | [`run`] | `freeboard run`: the service inside a launcher |
 //! | [`sidecar`] | `freeboard sidecar` |
+//! | [`metrics`] | what Prometheus reads of it |
 //! | [`check`] | `freeboard check` |
 //! | [`doctor`] | `freeboard doctor` |
 //! | [`library`] | finding `libfreeboard.so`, and installing it |
@@ -20,6 +21,7 @@ pub mod check;
 pub mod cli;
 pub mod doctor;
 pub mod library;
+pub mod metrics;
 pub mod region;
 pub mod run;
 pub mod service;

@@ -2,10 +2,11 @@
 
 use crate::cli::Sidecar;
 use crate::service::{self, Service};
-use crate::{library, signals};
+use crate::{library, metrics, signals};
 use anyhow::{Context, Result};
 use freeboard_config::Workload;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::sync::Arc;
 
 /// Runs until SIGTERM, SIGINT or SIGHUP. The region's files stay: processes that mapped them see the heartbeat stand
 /// still and go by their own group.
@@ -22,8 +23,10 @@ pub fn sidecar(flags: &Sidecar) -> Result<()> {
     // Every container takes about ten descriptors, and the soft limit is often 1024.
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let service = Service::start(&flags.region, &flags.socket, &workload, service::IDLE)?;
+    let service = Arc::new(Service::start(&flags.region, &flags.socket, &workload, service::IDLE)?);
+    let metrics = flags.metrics.map(|address| metrics::Server::start(address, service.clone())).transpose()?;
     end.wait()?;
+    drop(metrics);
     drop(service);
     Ok(())
 }

@@ -12,6 +12,7 @@ mod state;
 
 pub use container::{Observed, Peak, Summary};
 pub use ledgers::Totals;
+pub use state::{Snapshot, Watched};
 
 use crate::cgroup::Group;
 use crate::region::budget::Row;
@@ -119,6 +120,11 @@ impl Service {
         let nonce = now().as_nanos() as u64 | 1;
         let slot = state.lock().claim(row, nonce)?;
         Some(Seat { state, place: Place { row, slot, nonce } })
+    }
+
+    /// What there is to tell of all containers now.
+    pub fn snapshot(&self) -> Snapshot {
+        self.state.lock().snapshot(now())
     }
 
     /// Looks once more, and says what all processes counted and what the kernel said of the group in `row`.

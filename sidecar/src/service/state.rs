@@ -37,6 +37,33 @@ pub enum Refused {
     Failed(anyhow::Error),
 }
 
+/// What there is to tell of everything.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Time since the last beat.
+    pub heartbeat_age: Duration,
+    /// Those that are served now.
+    pub containers: Vec<Watched>,
+}
+
+/// What there is to tell of one container.
+#[derive(Clone, Copy, Debug)]
+pub struct Watched {
+    /// Inode number of its cgroup's directory; `None`: processes that only mount the region, of whatever group.
+    pub id: Option<u64>,
+    /// What the kernel said at the last look, if it was to be had.
+    pub row: Option<Row>,
+    /// What its processes said.
+    pub summary: Summary,
+}
+
+impl Watched {
+    /// As it is called in what others read.
+    pub fn name(&self) -> String {
+        self.id.map_or_else(|| "unknown".to_owned(), |id| id.to_string())
+    }
+}
+
 /// Everything that the service knows.
 #[derive(Debug)]
 pub struct State {
@@ -222,6 +249,23 @@ impl State {
         if let Some(slot) = container.and_then(|container| container.ledgers.counters().slot(place.slot)) {
             slot.end(place.nonce);
         }
+    }
+
+    /// What there is to tell at `now`.
+    pub fn snapshot(&self, now: Duration) -> Snapshot {
+        let watched = |container: &Container| Watched {
+            id: Some(container.group.id),
+            row: container.observed().map(|observed| observed.last),
+            summary: container.summary(),
+        };
+        let mut containers: Vec<_> = self.containers.iter().flatten().map(watched).collect();
+        let mounted = self.mounted.totals();
+        if mounted.processes > 0 {
+            let summary = Summary { totals: mounted, unseen_bytes: 0 };
+            containers.push(Watched { id: None, row: None, summary });
+        }
+        let heartbeat_age = self.last_beat.map_or(Duration::MAX, |last| now.saturating_sub(last));
+        Snapshot { heartbeat_age, containers }
     }
 
     /// Everything counted so far, over all containers.
