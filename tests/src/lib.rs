@@ -9,6 +9,7 @@
 //! | [`freeboard`] | the release build: a program under `freeboard run`, a sidecar of its own |
 //! | [`coverage`] | programs of every kind, and which of their bytes are seen |
 //! | [`differential`] | random operations, which must give the same with and without the library |
+//! | [`elf`] | what the built files ask of a machine |
 //! | [`docker`] | a Docker engine of its own, with base images made here |
 //! | [`guest`] | a virtual machine with another kernel, and cgroup v2 |
 //! | [`neighbour`] | what somebody else in a writer's cgroup waits for memory |
@@ -24,6 +25,7 @@ pub mod cgroup;
 pub mod coverage;
 pub mod differential;
 pub mod docker;
+pub mod elf;
 pub mod freeboard;
 pub mod guest;
 pub mod lab;

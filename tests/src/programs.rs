@@ -54,21 +54,24 @@ pub fn archive_of_small_files(lab: &Lab, files: u64) -> PathBuf {
 
 /// Compiles a C program of `tests/programs` and returns its path.
 pub fn c_program(lab: &Lab, name: &str) -> PathBuf {
-    compile("cc", lab, name)
+    compile("cc", &[], lab, name)
 }
 
 /// The same for musl in the place of glibc.
 pub fn musl_program(lab: &Lab, name: &str) -> PathBuf {
-    compile("musl-gcc", lab, name)
+    compile("musl-gcc", &[], lab, name)
 }
 
-fn compile(compiler: &str, lab: &Lab, name: &str) -> PathBuf {
-    let program = lab.dir().join(format!("{name}-{compiler}"));
-    let source = programs_dir().join(format!("{name}.c"));
-    run(
-        compiler,
-        &["-O1", "-Wall", "-Werror", "-fexceptions", "-pthread", "-o", &path_str(&program), &path_str(&source)],
-    );
+/// The same without any libc to load.
+pub fn static_program(lab: &Lab, name: &str) -> PathBuf {
+    compile("cc", &["-static"], lab, name)
+}
+
+fn compile(compiler: &str, options: &[&str], lab: &Lab, name: &str) -> PathBuf {
+    let program = lab.dir().join(format!("{name}-{compiler}{}", options.concat()));
+    let (from, to) = (path_str(&programs_dir().join(format!("{name}.c"))), path_str(&program));
+    let common = ["-O1", "-Wall", "-Werror", "-fexceptions", "-pthread", "-o", &to, &from];
+    run(compiler, &[options, &common].concat());
     program
 }
 
@@ -110,7 +113,8 @@ pub fn programs_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("programs")
 }
 
-fn data_dir() -> PathBuf {
+/// Where what takes long to make or to fetch is kept for later runs, beside the build's products.
+pub fn data_dir() -> PathBuf {
     let dir = crate::freeboard::target_dir().join("tests-data");
     fs::create_dir_all(&dir).unwrap_or_else(|error| panic!("cannot make {}: {error}", dir.display()));
     dir

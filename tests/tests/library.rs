@@ -1,10 +1,8 @@
 //! The built library itself: what it needs, what it exports, and that nothing in its environment can hurt a program.
 
 use freeboard_budget::layout::{BUDGET_FILE, COUNTERS_FILE, budget_layout};
+use freeboard_tests::elf::Elf;
 use freeboard_tests::freeboard;
-use object::read::StringTable;
-use object::read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader};
-use object::{Object, ObjectSection, ObjectSymbol, elf};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -44,60 +42,22 @@ fn assert_untouched(what: &str, scratch: &Path, result: &Output) {
 
 #[test]
 fn it_needs_libc_alone_and_can_neither_panic_nor_touch_thread_local_storage() {
-    let bytes = fs::read(freeboard::library()).expect("no library: cargo build --release --workspace");
-    let file = ElfFile64::<object::Endianness>::parse(&*bytes).unwrap();
-    let (endian, data) = (file.endian(), file.data());
-    let headers = file.elf_header().program_headers(endian, data).unwrap();
-    let has_tls = headers.iter().any(|header| header.p_type(endian) == elf::PT_TLS);
-    assert!(!has_tls, "thread-local storage");
-    let writable_code = headers.iter().any(|header| {
-        header.p_type(endian) == elf::PT_LOAD
-            && header.p_flags(endian) & (elf::PF_W | elf::PF_X) == elf::PF_W | elf::PF_X
-    });
-    assert!(!writable_code, "a segment both writable and executable");
-
-    let dynamic = headers.iter().find_map(|header| header.dynamic(endian, data).unwrap()).unwrap();
-    let strings = file.section_by_name(".dynstr").unwrap().data().unwrap();
-    let strings = StringTable::new(strings, 0, strings.len() as u64);
-    let needed: Vec<&str> = dynamic
-        .iter()
-        .filter(|entry| entry.d_tag(endian) == u64::from(elf::DT_NEEDED))
-        .map(|entry| std::str::from_utf8(entry.string(endian, strings).unwrap()).unwrap())
-        .collect();
-    assert_eq!(needed, ["libc.so.6"]);
-
-    let (mut libraries, _) = file.elf_section_table().gnu_verneed(endian, data).unwrap().expect("no versions");
-    let mut versions = Vec::new();
-    while let Some((_, mut wanted)) = libraries.next().unwrap() {
-        while let Some(version) = wanted.next().unwrap() {
-            versions.push(std::str::from_utf8(version.name(endian, strings).unwrap()).unwrap().to_owned());
-        }
-    }
-    assert!(versions.contains(&"GLIBC_2.2.5".into()), "{versions:?}");
-    for version in versions {
-        let minor =
-            version.strip_prefix("GLIBC_2.").and_then(|rest| rest.split('.').next()).and_then(|n| n.parse().ok());
-        assert!(minor.is_some_and(|minor: u32| minor <= 17), "no program on a glibc before {version} starts with it");
-    }
-
-    let panics: Vec<&str> =
-        file.symbols().filter_map(|symbol| symbol.name().ok()).filter(|name| name.contains("panic")).collect();
+    let library = Elf::read(&freeboard::library());
+    library.assert_at_home_on_every_libc();
+    let panics: Vec<_> = library.symbols.iter().filter(|name| name.contains("panic")).collect();
     assert!(panics.is_empty(), "panics can be reached: {panics:?}");
-    assert!(file.symbols().count() > 100, "the symbol table was stripped, so this test says nothing");
+    assert!(library.symbols.len() > 100, "the symbol table was stripped, so this test says nothing");
 }
 
 #[test]
 fn it_exports_the_write_family_and_what_moves_descriptors() {
-    let bytes = fs::read(freeboard::library()).unwrap();
-    let file = object::File::parse(&*bytes).unwrap();
-    let exports: Vec<String> =
-        file.exports().unwrap().iter().map(|export| String::from_utf8_lossy(export.name()).into_owned()).collect();
+    let exports = Elf::read(&freeboard::library()).exported;
     for name in "write pwrite pwrite64 writev pwritev pwritev64 pwritev2 pwritev64v2 sendfile sendfile64 copy_file_range \
                  splice fallocate fallocate64 posix_fallocate posix_fallocate64 ftruncate ftruncate64 syscall close dup \
                  dup2 dup3 fcntl fcntl64 close_range closefrom lseek lseek64 open open64 openat openat64 _exit"
         .split_whitespace()
     {
-        assert!(exports.iter().any(|export| export == name), "{name} is not interposed");
+        assert!(exports.contains(name), "{name} is not interposed");
     }
     let strange = exports.iter().find(|export| export.contains("rust"));
     assert_eq!(strange, None, "a symbol that could meet another library's");

@@ -1,8 +1,9 @@
-//! The project's own tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`, `cargo xtask coverage`,
-//! `cargo xtask deps`.
+//! The project's own tasks: `cargo xtask demo`, `cargo xtask dist`, `cargo xtask test`, `cargo xtask bench`,
+//! `cargo xtask coverage`, `cargo xtask deps`.
 
 mod demo;
 mod deps;
+mod dist;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -20,6 +21,8 @@ struct Tasks {
 enum Task {
     /// Shows the same program plain and under Freeboard: one is killed, one finishes.
     Demo(demo::Flags),
+    /// Builds what is given away, into target/dist: the library, and the program as a static file.
+    Dist,
     /// Everything that CI runs: formatting, lints, unit tests, the release build, real programs, the kernel suite.
     Test,
     /// What the library costs: ten pairs or more of each case, plain and under the library; takes a quarter of an hour.
@@ -36,6 +39,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Tasks::parse().task {
         Task::Demo(flags) => demo::run(&flags),
+        Task::Dist => dist::run().map(|()| ExitCode::SUCCESS),
         Task::Test => test::run().map(|()| ExitCode::SUCCESS),
         Task::Bench => test::bench().map(|()| ExitCode::SUCCESS),
         Task::Coverage { programs } => test::coverage(&programs).map(|()| ExitCode::SUCCESS),

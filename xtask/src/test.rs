@@ -1,6 +1,6 @@
 //! `cargo xtask test`: what CI runs, and in which order. `cargo xtask bench`, `cargo xtask coverage`.
 
-use crate::deps;
+use crate::{deps, dist};
 use std::time::Instant;
 use xshell::{Cmd, Shell, cmd};
 
@@ -18,6 +18,10 @@ pub fn run() -> anyhow::Result<()> {
     let model = cmd!(sh, "cargo test --release --package freeboard-budget --test loom --target-dir target/loom");
     step("model check of the shared memory", model.env("RUSTFLAGS", "--cfg loom"))?;
     step("release build", cmd!(sh, "cargo build --release --workspace"))?;
+    println!("==> what is given away");
+    let start = Instant::now();
+    dist::run()?;
+    println!("==> what is given away: done in {:.0} s", start.elapsed().as_secs_f64());
     // Two at a time: most cases wait for a throttled disk of their own, and those that measure lock the others out.
     // Not captured: the figures are a result too.
     let options = ["--test-threads=2", "--nocapture"];
