@@ -257,8 +257,10 @@ pub struct Slot {
     pub dev: AtomicU64,
     /// How often the library stood aside, by [`Aside`].
     pub aside: [AtomicU64; ASIDES],
+    /// Bytes that no hook saw written, and for which this library started writeback: a part of `flushed_bytes`.
+    pub swept_bytes: AtomicU64,
     /// Unused, zero.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 5],
 }
 
 // The two sides are compiled apart and must agree; these are the layout's promise. (Loom's atomics are larger.)

@@ -55,6 +55,7 @@ pub struct Report {
     pub holding: u64,
     pub calls: u64,
     pub held_calls: u64,
+    pub swept_bytes: u64,
     pub dev: u64,
     pub aside: [u64; ASIDES],
 }
@@ -71,6 +72,7 @@ impl Report {
             (&mut since.held_back_ns, earlier.held_back_ns),
             (&mut since.calls, earlier.calls),
             (&mut since.held_calls, earlier.held_calls),
+            (&mut since.swept_bytes, earlier.swept_bytes),
         ] {
             // a call that failed after all is taken off again
             *count = count.saturating_sub(before);
@@ -157,6 +159,7 @@ impl Slot {
             holding: self.holding.load(Relaxed),
             calls: self.calls.load(Relaxed),
             held_calls: self.held_calls.load(Relaxed),
+            swept_bytes: self.swept_bytes.load(Relaxed),
             dev: self.dev.load(Relaxed),
             aside,
         }
@@ -173,6 +176,7 @@ impl Slot {
         self.holding.store(report.holding, Relaxed);
         self.calls.store(report.calls, Relaxed);
         self.held_calls.store(report.held_calls, Relaxed);
+        self.swept_bytes.store(report.swept_bytes, Relaxed);
         self.dev.store(report.dev, Relaxed);
         for (field, count) in self.aside.iter().zip(report.aside) {
             field.store(count, Relaxed);

@@ -5,8 +5,8 @@ use crate::descriptors;
 use crate::files::File;
 use crate::ledger::TOTALS;
 use crate::{ledger, look, pace, process, region, sys};
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicBool, AtomicU64};
 use freeboard_budget::layout::Aside;
 use libc::c_int;
 
@@ -239,6 +239,11 @@ fn settle(file: &'static File, fd: c_int, reserved: u64, wrote: isize, charge: u
         ledger::credit(file.forgive(reserved - charge));
     }
     file.count(expected, wrote.max(0) as u64);
+    pace_after(file, fd);
+}
+
+/// Looks at a file that was written to, where it is time, and waits where more is owed than the window holds.
+fn pace_after(file: &'static File, fd: c_int) {
     if file.current() >= ledger::chunk() {
         ledger::credit(file.forgive_rewritten());
     }
@@ -376,6 +381,35 @@ pub fn splicing(fd: c_int, at: *const i64, bytes: usize, call: &mut dyn FnMut() 
     let wrote = call();
     settle(file, fd, charge, wrote, ledger::charge(wrote.max(0) as usize));
     wrote
+}
+
+/// The process has had writes queued: what is booked may not be dirty yet.
+static HAS_QUEUED: AtomicBool = AtomicBool::new(false);
+
+pub fn has_queued() -> bool {
+    HAS_QUEUED.load(Relaxed)
+}
+
+/// A write that is about to be submitted to a queue of the kernel's, which makes it at its own time: booked as if it were
+/// made now. `offset`: `None` where only the kernel knows.
+pub fn queue(fd: c_int, offset: Option<u64>, bytes: u64) {
+    if descriptors::get(fd).is_aside() {
+        return;
+    }
+    let Some(file) = tracked(fd) else { return };
+    HAS_QUEUED.store(true, Relaxed);
+    let bytes = (bytes as usize).min(MAX_RW_COUNT);
+    let charge = offset.map_or_else(|| ledger::charge(bytes), |offset| ledger::charge_at(offset, bytes));
+    admit(file, fd, charge, || touch(file, offset, bytes as u64));
+    file.count(charge, bytes as u64);
+}
+
+/// It was submitted.
+pub fn queued(fd: c_int) {
+    if let Some(file) = descriptors::get(fd).file().filter(|file| descriptors::is_on(fd, file)) {
+        file.harvest();
+        pace_after(file, fd);
+    }
 }
 
 /// Length of the next piece of a long call at an offset: a chunk, ending where a large folio does.

@@ -102,6 +102,31 @@ impl<'info> Object<'info> {
         (0..usize::from(info.dlpi_phnum)).map(|index| unsafe { &*info.dlpi_phdr.add(index) })
     }
 
+    /// The program itself, not a library.
+    pub fn is_program(&self) -> bool {
+        // SAFETY: the loader's own name for the object, a C string where there is one.
+        self.info.dlpi_name.is_null() || unsafe { self.info.dlpi_name.read() } == 0
+    }
+
+    /// Has it a note by this owner (elf(5)), of four bytes with the zeros?
+    pub fn has_note(&self, owner: &[u8; 4]) -> bool {
+        let base = self.info.dlpi_addr as usize;
+        self.headers().filter(|header| header.p_type == libc::PT_NOTE).any(|header| {
+            let start = base.wrapping_add(header.p_vaddr as usize);
+            let mut at = 0usize;
+            while at.saturating_add(16) <= header.p_memsz as usize {
+                // SAFETY: within the object's notes, which are loaded, and aligned to four bytes.
+                let [name, content, _, first] = unsafe { (start.wrapping_add(at) as *const [u32; 4]).read_unaligned() };
+                if name == 4 && first.to_ne_bytes() == *owner {
+                    return true;
+                }
+                let sizes = [name, content].map(|size| (size as usize).saturating_add(3) & !3);
+                at = sizes.iter().fold(at.saturating_add(12), |at, &size| at.saturating_add(size));
+            }
+            false
+        })
+    }
+
     /// Where an address lies in this object: `Some(true)` in memory that is read-only after relocation.
     pub fn segment(&self, address: usize) -> Option<bool> {
         let base = self.info.dlpi_addr as usize;

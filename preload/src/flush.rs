@@ -14,7 +14,7 @@
 //! that belongs to the application.
 
 use crate::files::File;
-use crate::{ledger, probe, sys};
+use crate::{calls, ledger, probe, sys};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
@@ -175,7 +175,8 @@ pub fn drop_arrived(file: &File, fd: c_int, low: u64, high: u64) -> Option<sys::
 /// we appended, or, where usage is over its target (`all`), anything.
 pub fn drop_range(file: &File, fd: c_int, low: u64, high: u64, all: bool) {
     let floor = if all { 0 } else { file.old_end().next_multiple_of(ledger::PAGE) };
-    let start = low.min(file.kept_from());
+    // what is queued may be written after its chunk was looked at
+    let start = if calls::has_queued() { 0 } else { low.min(file.kept_from()) };
     // a large folio is dropped as a whole or not at all
     let start = (start & !(STEP - 1)).max(floor);
     // the tail page of a growing file stays

@@ -12,8 +12,9 @@
 use crate::apart;
 use crate::files::{self, File};
 use crate::flush::{How, magic};
+use crate::sweep::Sweeper;
 use crate::sys::{self, raw};
-use crate::{ledger, probe, region};
+use crate::{ledger, probe, region, sweep};
 use core::ffi::CStr;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
@@ -237,7 +238,13 @@ impl Job {
     }
 }
 
-fn ring() {
+/// Makes sure that the thread runs, which sweeps as long as [`Sweeper::look`] says so. `false`: it cannot.
+pub fn sweep() -> bool {
+    !UNAVAILABLE.load(Relaxed) && start()
+}
+
+/// Wakes the thread.
+pub fn ring() {
     BELL.fetch_add(1, Release);
     raw!(libc::SYS_futex, BELL.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1, 0, 0, 0);
 }
@@ -295,6 +302,7 @@ extern "C" fn run() -> ! {
     }
     let mut busy_at = sys::now_ns();
     let mut looked_at = 0;
+    let mut sweeper = Sweeper::new();
     loop {
         let bell = BELL.load(Acquire);
         let first = NEXT.load(Relaxed) as usize;
@@ -317,19 +325,22 @@ extern "C" fn run() -> ! {
             }
         }
         let is_busy = TABLE.iter().any(|job| job.state.load(Relaxed) != FREE);
-        if is_busy {
+        let sweeps_in = sweeper.look();
+        if is_busy || sweeps_in.is_some() {
             busy_at = now;
         }
         if now.wrapping_sub(busy_at) > IDLE_NS || DISMISSED.load(Acquire) {
             leave();
         }
-        wait(&BELL, bell, if is_busy { LOOK_NS } else { IDLE_NS });
+        let looks_in = if is_busy { LOOK_NS } else { IDLE_NS };
+        wait(&BELL, bell, looks_in.min(sweeps_in.unwrap_or(IDLE_NS)));
     }
 }
 
 /// Ends the thread. Jobs that come from here on start a new one; those that came before are refused.
 fn leave() -> ! {
     LEAVING.store(true, Release);
+    sweep::end();
     for job in &TABLE {
         let refused = if job.remote().is_some() { FREE } else { FAILED };
         if job.state.compare_exchange(POSTED, refused, AcqRel, Relaxed).is_ok() {
@@ -482,7 +493,7 @@ fn reopen(job: &Job) -> c_int {
 
 /// `/proc/self/task/TID/fd/FD`: by the thread, because the process's own table is its first thread's, which may have
 /// ended.
-fn descriptor_path(buffer: &mut [u8; 64], tid: i32, fd: c_int) -> Option<&CStr> {
+pub fn descriptor_path(buffer: &mut [u8; 64], tid: i32, fd: c_int) -> Option<&CStr> {
     let mut end = 0;
     let mut put = |bytes: &[u8]| {
         for &byte in bytes {
@@ -501,7 +512,7 @@ fn descriptor_path(buffer: &mut [u8; 64], tid: i32, fd: c_int) -> Option<&CStr> 
 }
 
 /// A number as text.
-pub fn decimal(buffer: &mut [u8; 10], mut number: u32) -> &[u8] {
+fn decimal(buffer: &mut [u8; 10], mut number: u32) -> &[u8] {
     let mut start = buffer.len();
     for slot in buffer.iter_mut().rev() {
         *slot = b'0' + (number % 10) as u8;

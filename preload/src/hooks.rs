@@ -5,7 +5,7 @@
 //! variadic integer argument travels as a named one does, and one that is not there is not looked at.
 
 use crate::real::interpose;
-use crate::{calls, closing, descriptors, helper, process, seccomp};
+use crate::{calls, closing, descriptors, helper, process, seccomp, sweep};
 use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use libc::{iovec, mode_t, off_t, pid_t, size_t, ssize_t};
 
@@ -225,6 +225,16 @@ interpose! {
     fn lseek64(fd: c_int, offset: off_t, whence: c_int) -> off_t
         | libc::SYS_lseek, [fd, offset, whence] => moved_unless_asked(fd, offset, whence, next::lseek64(fd, offset, whence));
 
+    // what is written without a call
+    fn mmap(at: *mut c_void, bytes: size_t, protection: c_int, flags: c_int, fd: c_int, offset: off_t) -> *mut c_void
+        | libc::SYS_mmap, [at, bytes, protection, flags, fd, offset] => {
+            mapped(next::mmap(at, bytes, protection, flags, fd, offset), bytes, protection, flags, fd)
+        };
+    fn mmap64(at: *mut c_void, bytes: size_t, protection: c_int, flags: c_int, fd: c_int, offset: off_t) -> *mut c_void
+        | libc::SYS_mmap, [at, bytes, protection, flags, fd, offset] => {
+            mapped(next::mmap64(at, bytes, protection, flags, fd, offset), bytes, protection, flags, fd)
+        };
+
     // what makes a process
     fn fork() -> pid_t
         | libc::SYS_clone, [libc::SIGCHLD, 0, 0, 0, 0] => forked(next::fork());
@@ -250,6 +260,13 @@ interpose! {
             crate::finish();
             next::_exit(status)
         };
+}
+
+fn mapped(result: *mut c_void, bytes: size_t, protection: c_int, flags: c_int, fd: c_int) -> *mut c_void {
+    if result != libc::MAP_FAILED {
+        sweep::mapped(bytes, protection, flags, fd);
+    }
+    result
 }
 
 /// In a child, at once: it must not use up what its parent's files were granted.

@@ -168,6 +168,7 @@ pub mod word {
 pub struct Totals {
     pub written_bytes: AtomicU64,
     pub flushed_bytes: AtomicU64,
+    pub swept_bytes: AtomicU64,
     pub confirmed_bytes: AtomicU64,
     pub dropped_bytes: AtomicU64,
     pub held_back_ns: AtomicU64,
@@ -187,6 +188,7 @@ impl Totals {
         Totals {
             written_bytes: AtomicU64::new(0),
             flushed_bytes: AtomicU64::new(0),
+            swept_bytes: AtomicU64::new(0),
             confirmed_bytes: AtomicU64::new(0),
             dropped_bytes: AtomicU64::new(0),
             held_back_ns: AtomicU64::new(0),
@@ -207,6 +209,7 @@ impl Totals {
         Report {
             written_bytes: self.written_bytes.load(Relaxed),
             flushed_bytes: self.flushed_bytes.load(Relaxed),
+            swept_bytes: self.swept_bytes.load(Relaxed),
             confirmed_bytes: self.confirmed_bytes.load(Relaxed),
             dropped_bytes: self.dropped_bytes.load(Relaxed),
             held_back_ns: self.held_back_ns.load(Relaxed),
@@ -222,6 +225,7 @@ impl Totals {
     pub fn set(&self, report: &Report) {
         self.written_bytes.store(report.written_bytes, Relaxed);
         self.flushed_bytes.store(report.flushed_bytes, Relaxed);
+        self.swept_bytes.store(report.swept_bytes, Relaxed);
         self.confirmed_bytes.store(report.confirmed_bytes, Relaxed);
         self.dropped_bytes.store(report.dropped_bytes, Relaxed);
         self.held_back_ns.store(report.held_back_ns, Relaxed);

@@ -23,6 +23,7 @@
 //! | [`flush`] | how, by filesystem |
 //! | [`apart`] | a thread with a descriptor table of its own, for the length of one errand |
 //! | [`helper`] | a thread with a descriptor table of its own, for what outlives a close |
+//! | [`sweep`], [`queues`] | what no hook sees: mappings, io_uring, AIO, Go |
 //! | [`region`] | the sidecar's budget |
 //! | [`group`] | our own cgroup, where there is no sidecar |
 //! | [`process`] | start, fork, vfork, end |
@@ -56,11 +57,13 @@ mod look;
 mod pace;
 mod probe;
 mod process;
+mod queues;
 mod real;
 mod region;
 mod seccomp;
 mod speed;
 mod stdio;
+mod sweep;
 mod sys;
 pub mod syscall;
 pub mod vfork;
@@ -77,9 +80,13 @@ fn start() {
     elf::visit(|object, is_after_ours| {
         process::resolve(object);
         sys::resolve(object);
+        if object.is_program() && object.has_note(b"Go\0\0") {
+            sweep::is_go();
+        }
         if is_after_ours {
             hooks::next::resolve(object);
             syscall::resolve(object);
+            queues::resolve(object);
             vfork::resolve(object);
             if !is_disabled {
                 stdio::change(object);

@@ -1,7 +1,7 @@
 //! A look at what the process owes: what a chunk's worth of writes has really left dirty, what is to be sent on its way, and
 //! what has arrived on the disk. The caller has the pace.
 
-use crate::calls::PIECE_MIN;
+use crate::calls::{self, PIECE_MIN};
 use crate::files::{self, Chunk, File};
 use crate::flush::{self, How};
 use crate::ledger::{self, TOTALS};
@@ -106,7 +106,11 @@ pub fn advance(file: &'static File, fd: c_int) {
         let (low, high) = file.current_range(sys::position(fd));
         if let Some(stat) = flush::measure(file, fd, low, high) {
             let unwritten = (stat.dirty + stat.writeback).saturating_mul(ledger::PAGE);
-            let in_calls = if process::has_one_thread() { 0 } else { current / 2 };
+            let in_calls = match (calls::has_queued(), process::has_one_thread()) {
+                (true, _) => current,
+                (false, true) => 0,
+                (false, false) => current / 2,
+            };
             if unwritten.saturating_add(in_calls) < current {
                 ledger::credit(file.forgive(current.saturating_sub(unwritten)));
             }
@@ -130,6 +134,12 @@ fn send_piece(file: &'static File, fd: c_int) {
     let current = file.current();
     let pieces = current / ledger::chunk();
     let is_whole = matches!(file.how(), How::Remote | How::Synced);
+    if pieces < 2
+        && let Some(stat) = flush::measure(file, fd, low, high)
+        && has_not_come(stat.dirty.saturating_add(stat.writeback).saturating_mul(ledger::PAGE), current)
+    {
+        return;
+    }
     if pieces < 2 || high == u64::MAX || is_whole {
         send(file, fd);
         return;
@@ -146,11 +156,20 @@ fn send_piece(file: &'static File, fd: c_int) {
         Some(stat) => stat.dirty.saturating_add(stat.writeback).saturating_mul(ledger::PAGE),
         None => current / pieces,
     };
+    if has_not_come(charge, current / pieces) {
+        return;
+    }
     let charge = file.cut_front(low, end, charge);
     if charge > 0 {
         flush::start(file, fd, low, end);
     }
     TOTALS.flushed_bytes.fetch_add(charge, Relaxed);
+}
+
+/// Writes that were queued are booked, and the kernel has not made all of them yet. What is sent meanwhile would be dirty
+/// again when its turn comes. (Where nothing else is on its way, it is sent all the same.)
+fn has_not_come(unwritten: u64, booked: u64) -> bool {
+    calls::has_queued() && unwritten.saturating_add(EDGE_PAGES * ledger::PAGE) < booked
 }
 
 /// Starts writeback of all that the file's current charge stands for.

@@ -82,7 +82,12 @@ pub fn reset() {
 
 /// Holds the calling thread until `enough`, looking every 2 ms. `false`: it was let go without, because it came on top
 /// of our own slow path, or because the disk made no progress for `max_stall`.
-pub fn hold(file: &'static File, fd: c_int, mut enough: impl FnMut() -> bool) -> bool {
+pub fn hold(file: &'static File, fd: c_int, enough: impl FnMut() -> bool) -> bool {
+    hold_for(Some((file, fd)), enough)
+}
+
+/// The same for a call of which it is not known to what file it writes.
+pub fn hold_for(caller: Option<(&'static File, c_int)>, mut enough: impl FnMut() -> bool) -> bool {
     if !process::is_ours() {
         ledger::aside(Aside::Outside);
         return false;
@@ -96,7 +101,7 @@ pub fn hold(file: &'static File, fd: c_int, mut enough: impl FnMut() -> bool) ->
         match take() {
             Turn::Mine(mine) => {
                 let from = sys::now_ns();
-                look::look_at_all(Some((file, fd)));
+                look::look_at_all(caller);
                 give(mine);
                 look_ns = sys::now_ns().wrapping_sub(from);
             }
@@ -128,7 +133,9 @@ pub fn hold(file: &'static File, fd: c_int, mut enough: impl FnMut() -> bool) ->
         TOTALS.held_back_ns.fetch_add(held, Relaxed);
         TOTALS.longest_held_back_ns.fetch_max(held, Relaxed);
         TOTALS.held_calls.fetch_add(1, Relaxed);
-        TOTALS.dev.store(file.dev(), Relaxed);
+        if let Some((file, _)) = caller {
+            TOTALS.dev.store(file.dev(), Relaxed);
+        }
     }
     result
 }

@@ -52,6 +52,12 @@ impl FromRaw for i32 {
     }
 }
 
+impl<T> FromRaw for *mut T {
+    fn from_raw(result: isize) -> *mut T {
+        result as *mut T
+    }
+}
+
 impl FromRaw for isize {
     fn from_raw(result: isize) -> isize {
         result

@@ -184,6 +184,16 @@ pub fn allowed() -> u64 {
     ALLOWED.load(Relaxed)
 }
 
+/// The group's unwritten, as last heard.
+pub fn unwritten() -> u64 {
+    UNWRITTEN.load(Relaxed)
+}
+
+/// What the other processes of the group owe, as far as they say so.
+pub fn owed_by_others() -> u64 {
+    own_row().map_or(0, |row| row.others(LAST_TICK.load(Relaxed), ACTIVE_TICKS).owed_bytes)
+}
+
 /// There is a sidecar that counts this process.
 pub fn is_attached() -> bool {
     CURRENT.load(Relaxed) != 0
@@ -235,13 +245,8 @@ pub fn mode_of_file(fd: c_int) -> Mode {
         return process;
     }
     let mut path = [0u8; 1024];
-    let mut link = [0u8; 32];
-    let mut digits = [0u8; 10];
-    let name = b"/proc/self/fd/".iter().chain(helper::decimal(&mut digits, fd as u32)).chain(b"\0");
-    for (slot, &byte) in link.iter_mut().zip(name) {
-        *slot = byte;
-    }
-    let Ok(link) = CStr::from_bytes_until_nul(&link) else { return process };
+    let mut link = [0u8; 64];
+    let Some(link) = helper::descriptor_path(&mut link, sys::gettid(), fd) else { return process };
     let Some(path) = sys::read_link(link, &mut path) else { return process };
     match first_match(&attachment.budget, Kind::Rules, policy, path) {
         Some(mode) if mode < u32::from(u8::MAX) => {

@@ -8,7 +8,7 @@
 //! This is one of the modules that may say `unsafe`.
 
 use crate::sys::{self, raw};
-use crate::{apart, flush, helper, process, region};
+use crate::{apart, flush, helper, process, region, sweep};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
 use libc::{c_int, c_long};
@@ -28,6 +28,8 @@ enum For {
     Statx,
     /// Threads of our own.
     Helper,
+    /// What no hook sees.
+    Sweep,
     /// The sidecar's socket.
     Socket,
 }
@@ -62,6 +64,7 @@ const CALLS: &[(c_long, [isize; 6], For)] = &[
     (libc::SYS_futex, [0, -1, 0, 0, 0, 0], For::Helper),
     (libc::SYS_fcntl, [-1, libc::F_SETLK as isize, 0, 0, 0, 0], For::Helper),
     (libc::SYS_fdatasync, [-1, 0, 0, 0, 0, 0], For::Helper),
+    (libc::SYS_getdents64, [-1, 0, 0, 0, 0, 0], For::Sweep),
     (libc::SYS_socket, [-1, 0, 0, 0, 0, 0], For::Socket),
     (libc::SYS_connect, [-1, 0, 0, 0, 0, 0], For::Socket),
     (libc::SYS_sendmsg, [-1, 0, 0, 0, 0, 0], For::Socket),
@@ -182,6 +185,7 @@ fn try_all() -> Forbidden {
                     helper::give_up();
                     apart::give_up();
                 }
+                For::Sweep => sweep::give_up(),
                 For::Socket => region::without_socket(),
             }
             AT.fetch_add(1, Relaxed);

@@ -293,6 +293,12 @@ pub fn read(fd: c_int, buffer: &mut [u8]) -> Option<usize> {
     usize::try_from(got).ok().filter(|&got| got <= buffer.len())
 }
 
+/// Reads entries of a directory (getdents64(2)); how many bytes of them, 0 at the end.
+pub fn read_directory(fd: c_int, buffer: &mut [u8]) -> Option<usize> {
+    let got = raw!(libc::SYS_getdents64, fd, buffer.as_mut_ptr(), buffer.len());
+    usize::try_from(got).ok().filter(|&got| got <= buffer.len())
+}
+
 /// Reads over memory of our own that other threads read as atomics.
 pub fn read_over(fd: c_int, at: *const u8, bytes: usize) {
     raw!(libc::SYS_read, fd, at, bytes);

@@ -6,7 +6,7 @@
 
 use crate::elf::Object;
 use crate::real::Next;
-use crate::{calls, hooks, seccomp, sys};
+use crate::{calls, hooks, queues, seccomp, sweep, sys};
 use core::ffi::{c_int, c_long, c_uint};
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
@@ -25,7 +25,7 @@ const DUP2: c_long = libc::SYS_dup2;
 #[cfg(not(target_arch = "x86_64"))]
 const DUP2: c_long = libc::SYS_dup3;
 
-const OURS: [c_long; 22] = [
+const OURS: [c_long; 25] = [
     libc::SYS_write,
     libc::SYS_pwrite64,
     libc::SYS_writev,
@@ -48,6 +48,9 @@ const OURS: [c_long; 22] = [
     libc::SYS_setns,
     libc::SYS_prctl,
     libc::SYS_seccomp,
+    libc::SYS_io_submit,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
 ];
 
 /// One bit a number.
@@ -176,6 +179,17 @@ unsafe extern "C" fn ours(nr: c_long, a: isize, b: isize, c: isize, d: isize, e:
             libc::SYS_unshare | libc::SYS_setns => hooks::alone(as_is),
             libc::SYS_prctl if seccomp::is_filter(a as c_int) => seccomp::filters(as_is),
             libc::SYS_seccomp if seccomp::is_filter_operation(a as c_long) => seccomp::filters(as_is),
+            libc::SYS_io_submit => queues::submit_blocks(b as c_long, c as _, as_is),
+            libc::SYS_io_uring_setup => {
+                let ring = as_is();
+                sweep::queued();
+                ring
+            }
+            // to submit nothing is to wait
+            libc::SYS_io_uring_enter if b != 0 => {
+                sweep::admit();
+                as_is()
+            }
             _ => as_is(),
         }
     };

@@ -10,6 +10,7 @@ use xshell::{Shell, cmd};
 const PROGRAMS: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("cc", "gcc"),
+    ("fio", "fio"),
     ("git", "git"),
     ("go", "golang-go"),
     ("javac", "openjdk-17-jdk-headless"),

@@ -14,6 +14,8 @@ pub enum Seen {
     Streams,
     /// The kernel tells the launcher.
     Notified,
+    /// In the page cache, when it is there already: sent early and accounted for, but not held back.
+    Swept,
     /// Not at all: as without us, but for what the law takes off the others' share.
     Unseen,
 }
@@ -25,6 +27,7 @@ impl Seen {
             Seen::Hooked => "hooked",
             Seen::Streams => "FILE tables",
             Seen::Notified => "notified",
+            Seen::Swept => "swept",
             Seen::Unseen => "UNSEEN",
         }
     }
@@ -95,11 +98,21 @@ pub fn ways(facts: &Facts) -> Vec<Way> {
             Some(evidence) if one == Use::Mapped => evidence,
             _ => evidence(one),
         };
-        if let Some(evidence) = evidence {
-            way(writes, Seen::Unseen, evidence);
+        let Some(evidence) = evidence else { continue };
+        match one {
+            _ if facts.library.is_err() => way(writes, Seen::Unseen, evidence),
+            Use::Mapped => way(writes, Seen::Swept, &format!("{evidence}; mappings of 1 MiB or more")),
+            Use::Aio if is_of_libc(evidence) => way(writes, Seen::Unseen, evidence),
+            Use::Aio => way(writes, Seen::Hooked, &format!("{evidence}; as it is submitted")),
+            _ => way(writes, Seen::Hooked, &format!("{evidence}; as it is submitted by liburing")),
         }
     }
     ways
+}
+
+/// POSIX's asynchronous writes are made by threads inside libc.
+fn is_of_libc(evidence: &str) -> bool {
+    ["aio_write", "lio_listio"].iter().any(|function| evidence.contains(function))
 }
 
 #[cfg(test)]
@@ -115,7 +128,8 @@ mod tests {
         let stdio = &[(Use::Stdio, "a imports puts".to_owned())][..];
         let all = [Use::Stdio, Use::Mapped, Use::Aio, Use::IoUring].map(|one| (one, String::new()));
         let told = Err(&nothing);
-        let (hooked, streams, notified, unseen) = (Seen::Hooked, Seen::Streams, Seen::Notified, Seen::Unseen);
+        let (hooked, streams, notified, swept, unseen) =
+            (Seen::Hooked, Seen::Streams, Seen::Notified, Seen::Swept, Seen::Unseen);
         let cases = [
             (&glibc, Runtime::C, &[][..], Ok(()), Err(None), true, vec![("write calls", hooked)]),
             (&glibc, Runtime::C, stdio, Ok(()), Err(None), true, vec![("write calls", hooked), ("stdio", streams)]),
@@ -131,6 +145,30 @@ mod tests {
                 vec![
                     ("write calls", hooked),
                     ("stdio", streams),
+                    ("mapped files", swept),
+                    ("AIO", hooked),
+                    ("io_uring", hooked),
+                ],
+            ),
+            (
+                &glibc,
+                Runtime::C,
+                &[(Use::Aio, "a imports aio_write".to_owned())],
+                Ok(()),
+                Err(None),
+                true,
+                vec![("write calls", hooked), ("AIO", unseen)],
+            ),
+            (
+                &glibc,
+                Runtime::C,
+                &all[1..],
+                told,
+                Ok(()),
+                true,
+                vec![
+                    ("write calls", notified),
+                    ("smaller write calls", unseen),
                     ("mapped files", unseen),
                     ("AIO", unseen),
                     ("io_uring", unseen),
@@ -162,7 +200,7 @@ mod tests {
                 Ok(()),
                 Err(None),
                 true,
-                vec![("write calls", hooked), ("mapped files", unseen)],
+                vec![("write calls", hooked), ("mapped files", swept)],
             ),
             (&Libc::None, Runtime::Go, &[], Ok(()), Err(None), true, vec![("Go's own calls", unseen)]),
             (

@@ -69,7 +69,9 @@ pub struct Report {
     notified_bytes: u64,
     /// Calls that the kernel told of.
     notified_calls: u64,
-    /// Bytes whose writeback the library started.
+    /// Bytes that no hook saw written, such as stores to a mapping, and for which the library started writeback.
+    swept_bytes: u64,
+    /// Bytes whose writeback the library started, the swept ones included.
     flushed_bytes: u64,
     /// Bytes that it saw reach the disk.
     confirmed_bytes: u64,
@@ -132,6 +134,7 @@ impl Report {
             written_bytes: totals.written_bytes,
             notified_bytes: notified.map_or(0, |notified| notified.written_bytes),
             notified_calls: notified.map_or(0, |notified| notified.calls),
+            swept_bytes: totals.swept_bytes,
             flushed_bytes: totals.flushed_bytes,
             confirmed_bytes: totals.confirmed_bytes,
             dropped_bytes: totals.dropped_bytes,
@@ -164,8 +167,12 @@ impl Report {
             0 => String::new(),
             bytes => format!(" ({} notified)", show(bytes)),
         };
+        let swept = match self.swept_bytes {
+            0 => String::new(),
+            bytes => format!(", {} swept", show(bytes)),
+        };
         format!(
-            "{} written{notified}, {unwritten}{hits}{kills}, held back {:.1} s, unseen {}",
+            "{} written{notified}{swept}, {unwritten}{hits}{kills}, held back {:.1} s, unseen {}",
             show(self.written_bytes),
             self.held_back_s,
             show(self.unseen_bytes)

@@ -27,6 +27,8 @@ pub struct Totals {
     pub written_bytes: u64,
     /// As [`Report::flushed_bytes`].
     pub flushed_bytes: u64,
+    /// As [`Report::swept_bytes`].
+    pub swept_bytes: u64,
     /// As [`Report::confirmed_bytes`].
     pub confirmed_bytes: u64,
     /// As [`Report::dropped_bytes`].
@@ -49,6 +51,7 @@ impl Totals {
             processes: 1,
             written_bytes: report.written_bytes,
             flushed_bytes: report.flushed_bytes,
+            swept_bytes: report.swept_bytes,
             confirmed_bytes: report.confirmed_bytes,
             dropped_bytes: report.dropped_bytes,
             held_back_ns: report.held_back_ns,
@@ -65,6 +68,7 @@ impl Totals {
             (&mut self.processes, more.processes),
             (&mut self.written_bytes, more.written_bytes),
             (&mut self.flushed_bytes, more.flushed_bytes),
+            (&mut self.swept_bytes, more.swept_bytes),
             (&mut self.confirmed_bytes, more.confirmed_bytes),
             (&mut self.dropped_bytes, more.dropped_bytes),
             (&mut self.held_back_ns, more.held_back_ns),

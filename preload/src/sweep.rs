@@ -1,0 +1,600 @@
+//! What no hook sees: stores to mappings, io_uring, AIO, and the system calls that Go makes by itself.
+//!
+//! A process that does one of these has its files looked at by the [`helper`]'s thread, which has a descriptor table of its
+//! own: where the group has more unwritten than all ledgers explain, the files that are open for writing or mapped so
+//! are opened once more, and kept open while something is found in them. What is dirty of them, and not owed by a ledger already, is owed by the
+//! process from then on, and is sent on its way early: stores to a mapping cannot be held back, and Go's calls only by
+//! the launcher (`freeboard run`). What is submitted to a queue is held back until the disk has taken enough of it.
+//!
+//! Nothing starts in a process that does none of these, or that has no limit. It ends with the last mapping where there are
+//! only mappings. A child of fork has no such thread until it gives a reason by itself.
+//!
+//! No call here carries a WAIT flag or is a sync: the errors of writeback stay the application's.
+
+use crate::flush::magic;
+use crate::ledger::{self, PAGE, TOTALS};
+use crate::{apart, files, group, helper, pace, process, region, seccomp, sys};
+use core::ffi::CStr;
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use freeboard_budget::Mode;
+use freeboard_budget::law::COUNTER_LAG;
+use libc::c_int;
+
+/// A smaller mapping is not worth a thread.
+pub const MAPPING_BYTES: usize = 1 << 20;
+/// Shortest time between two looks, and the longest where nothing was found for long.
+const BUSY_NS: u64 = 5_000_000;
+const IDLE_NS: u64 = 1_000_000_000;
+/// Least time between two walks while something is found.
+const WALK_NS: u64 = 200_000_000;
+/// Walks take at most one part in this many of the time.
+const WALKS_SHARE: u64 = 16;
+/// Time between two times that pages are given back: what cannot be makes every processor empty its list of new pages.
+const GIVING_BACK_NS: u64 = 20_000_000;
+/// Files that one walk can tell apart.
+const FILES: usize = 64;
+/// Files that are kept open.
+const KEPT: usize = 16;
+
+/// What the process does unseen: bits of [`REASONS`].
+const MAPS: u8 = 1;
+const CALLS: u8 = 2;
+
+static REASONS: AtomicU8 = AtomicU8::new(0);
+/// The program was compiled by Go.
+static IS_GO: AtomicBool = AtomicBool::new(false);
+/// It cannot be done in this process.
+static UNAVAILABLE: AtomicBool = AtomicBool::new(false);
+/// What the last look found: unwritten and in no other account of the ledger.
+static FOUND: AtomicU64 = AtomicU64::new(0);
+static FOUND_AT: AtomicU64 = AtomicU64::new(0);
+/// The last look sent all that it found.
+static IS_SENT: AtomicBool = AtomicBool::new(false);
+static LOOKED_AT: AtomicU64 = AtomicU64::new(0);
+static GIVEN_BACK_AT: AtomicU64 = AtomicU64::new(0);
+/// Somebody submits, and the last look was a while ago.
+static IS_ASKED: AtomicBool = AtomicBool::new(false);
+
+/// A child of fork has no reason yet, and owes nothing.
+pub fn reset() {
+    REASONS.store(0, Relaxed);
+    FOUND.store(0, Relaxed);
+}
+
+/// A filter forbids what it takes.
+pub fn give_up() {
+    UNAVAILABLE.store(true, Relaxed);
+}
+
+/// The program was compiled by Go. From the constructor.
+pub fn is_go() {
+    IS_GO.store(true, Relaxed);
+}
+
+/// The process has mapped so many bytes of a file, to be written to or not. Go's runtime takes memory by calls that are
+/// seen here, once it has begun: the first is its sign of life. (Before, its C side may want to be the only thread.)
+#[inline(always)]
+pub fn mapped(bytes: usize, protection: c_int, flags: c_int, fd: c_int) {
+    let is_shared = flags & libc::MAP_SHARED != 0 && protection & libc::PROT_WRITE != 0 && fd >= 0;
+    if is_shared && bytes >= MAPPING_BYTES {
+        mapped_shared(fd);
+    } else if IS_GO.load(Relaxed) {
+        begin(CALLS);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn mapped_shared(fd: c_int) {
+    if REASONS.load(Relaxed) & MAPS == 0 && process::is_ours() && is_on_disk(fd) {
+        begin(MAPS);
+    }
+}
+
+/// Has the process looked after, if it has a limit.
+#[cold]
+fn begin(reason: u8) {
+    if REASONS.load(Relaxed) & reason != 0 || UNAVAILABLE.load(Relaxed) || !process::is_ours() {
+        return;
+    }
+    if seccomp::forbids() != Some(seccomp::Forbidden::Nothing) || UNAVAILABLE.load(Relaxed) {
+        return;
+    }
+    region::refresh();
+    if region::allowed() != u64::MAX {
+        FOUND_AT.store(sys::now_ns(), Relaxed);
+        REASONS.fetch_or(reason, Relaxed);
+        if helper::sweep() {
+            helper::ring();
+        } else {
+            REASONS.store(0, Relaxed);
+        }
+    }
+}
+
+/// A regular file or a block device, on a filesystem with something behind the page cache.
+fn is_on_disk(fd: c_int) -> bool {
+    match sys::fstat(fd) {
+        Some(stat) if stat.is_block_device() => true,
+        Some(stat) if stat.mode & libc::S_IFMT == libc::S_IFREG => {
+            sys::fs_magic(fd).is_some_and(|magic| !magic::MEMORY.contains(&magic))
+        }
+        _ => false,
+    }
+}
+
+/// The process has made a queue, and may submit to it where no hook is.
+pub fn queued() {
+    begin(CALLS);
+}
+
+/// A submission to a queue of which is not known what it brings: held back while the process owes more than its window, and
+/// some of that was found here.
+pub fn admit() {
+    if REASONS.load(Relaxed) & CALLS == 0 {
+        begin(CALLS);
+        return;
+    }
+    if sys::now_ns().wrapping_sub(LOOKED_AT.load(Relaxed)) > BUSY_NS && !IS_ASKED.swap(true, AcqRel) {
+        helper::ring();
+    }
+    if FOUND.load(Relaxed) > 0 && ledger::owed() > ledger::window() {
+        pace::hold_for(None, || FOUND.load(Relaxed) == 0 || ledger::owed() <= ledger::window());
+    }
+}
+
+/// The thread ends: what it found stays on nobody's account.
+pub fn end() {
+    REASONS.store(0, Relaxed);
+    ledger::credit(FOUND.swap(0, Relaxed));
+}
+
+/// A file in which something was found: kept open, because where the group is at its limit every open waits for memory.
+#[derive(Clone, Copy)]
+struct Kept {
+    /// Negative: none.
+    fd: c_int,
+    key: u64,
+    dev: u64,
+    /// The last walk came by it.
+    is_met: bool,
+}
+
+/// What the helper's thread keeps between two looks.
+pub struct Sweeper {
+    kept: [Kept; KEPT],
+    walked_at: u64,
+    walk_took: u64,
+    /// A file whose pages cachestat cannot see was met by the last walk.
+    is_blind: bool,
+    /// What the group has unwritten and no other account explains, by the last walk.
+    unexplained: u64,
+}
+
+/// What one look found.
+#[derive(Default)]
+struct Found {
+    /// Is what is dirty to be sent?
+    is_sent: bool,
+    /// Are clean pages to be given back?
+    gives_back: bool,
+    unwritten: u64,
+    /// Of it, what is on its way.
+    writeback: u64,
+    dev: u64,
+}
+
+impl Sweeper {
+    pub const fn new() -> Sweeper {
+        Sweeper {
+            kept: [Kept { fd: -1, key: 0, dev: 0, is_met: false }; KEPT],
+            walked_at: 0,
+            walk_took: 0,
+            is_blind: false,
+            unexplained: 0,
+        }
+    }
+
+    /// Looks, if it is time. How long until the next look, in nanoseconds; `None`: there is nothing to look at any more.
+    pub fn look(&mut self) -> Option<u64> {
+        let reasons = REASONS.load(Relaxed);
+        if reasons == 0 || !process::is_ours() {
+            return None;
+        }
+        let now = sys::now_ns();
+        let looked_ns = now.wrapping_sub(LOOKED_AT.load(Relaxed));
+        let idle_ns = now.wrapping_sub(FOUND_AT.load(Relaxed));
+        let is_asked = IS_ASKED.swap(false, AcqRel);
+        let pause = if is_asked { BUSY_NS } else { (idle_ns / 16).clamp(BUSY_NS, IDLE_NS) };
+        if looked_ns < pause {
+            IS_ASKED.fetch_or(is_asked, AcqRel);
+            return Some(pause - looked_ns);
+        }
+        LOOKED_AT.store(now, Relaxed);
+        region::refresh();
+        let before = FOUND.load(Relaxed);
+        let mut found = self.look_at_kept(before, now);
+        let is_due = now.wrapping_sub(self.walked_at) >= WALK_NS.max(self.walk_took.saturating_mul(WALKS_SHARE));
+        if is_due || before == 0 {
+            self.walk(before, &mut found, now);
+        }
+        if self.is_blind && self.unexplained != u64::MAX {
+            found.unwritten = self.unexplained;
+        }
+        settle(before, &found);
+        if found.unwritten > 0 {
+            FOUND_AT.store(now, Relaxed);
+        } else if reasons == MAPS && idle_ns > IDLE_NS && !has_maps() {
+            REASONS.store(0, Relaxed);
+        }
+        Some(BUSY_NS)
+    }
+
+    fn look_at_kept(&mut self, before: u64, now: u64) -> Found {
+        let gives_back = region::is_over_target() && now.wrapping_sub(GIVEN_BACK_AT.load(Relaxed)) > GIVING_BACK_NS;
+        if gives_back {
+            GIVEN_BACK_AT.store(now, Relaxed);
+        }
+        let unwritten = before.max(region::unwritten());
+        let mut found = Found { is_sent: unwritten >= region::allowed() / 4, gives_back, ..Found::default() };
+        for kept in self.kept.iter_mut().filter(|kept| kept.fd >= 0) {
+            if found.look_at(kept.fd, kept.key, kept.dev) == Some(0) {
+                kept.close();
+            }
+        }
+        found
+    }
+
+    /// Looks for files in which there is something, where the group has more unwritten than is explained.
+    fn walk(&mut self, before: u64, found: &mut Found, now: u64) {
+        self.walked_at = now;
+        // the sidecar looks less often while nobody tells of writes
+        let unwritten = apart::alone(group::unwritten).flatten();
+        let explained = ledger::owed().saturating_sub(before).saturating_add(region::owed_by_others());
+        self.unexplained = match unwritten {
+            _ if region::allowed() == u64::MAX => 0,
+            Some(unwritten) => unwritten.saturating_sub(explained),
+            None => u64::MAX,
+        };
+        self.is_blind = false;
+        // as far as the kernel's counters lag there may be nothing
+        if self.unexplained <= COUNTER_LAG {
+            self.kept.iter_mut().for_each(Kept::close);
+            *found = Found::default();
+            return;
+        }
+        found.is_sent |= unwritten.is_none_or(|unwritten| unwritten >= region::allowed() / 4);
+        self.kept.iter_mut().for_each(|kept| kept.is_met = false);
+        let mut walk = Walk { keys: [0; FILES], files: 0 };
+        each_line(c"/proc/self/maps", |line| {
+            if let Some(map) = Map::read(line).filter(Map::is_large) {
+                // only an administrator may follow the first
+                let _ = [&[b"/proc/self/map_files/", map.addresses][..], &[map.path]]
+                    .into_iter()
+                    .filter_map(Name::new)
+                    .any(|path| self.meet(&mut walk, path.get(), found));
+            }
+        });
+        each_descriptor(|number| {
+            if Name::new(&[b"/proc/self/fdinfo/", number]).is_some_and(|info| is_written_through(info.get()))
+                && let Some(path) = Name::new(&[b"/proc/self/fd/", number])
+            {
+                self.meet(&mut walk, path.get(), found);
+            }
+        });
+        self.kept.iter_mut().filter(|kept| !kept.is_met).for_each(Kept::close);
+        self.walk_took = sys::now_ns().wrapping_sub(now);
+    }
+
+    /// Opens a file that a walk has come by, and looks at it. `false`: it is not there.
+    fn meet(&mut self, walk: &mut Walk, path: &CStr, found: &mut Found) -> bool {
+        // without opening what is behind the name: that would tell a pipe's or a device's other side
+        let name = sys::open(path, libc::O_PATH);
+        if name < 0 {
+            return false;
+        }
+        let stat = sys::fstat(name)
+            .filter(|_| is_on_disk(name) && !matches!(region::mode_of_file(name), Mode::Off | Mode::Observe));
+        sys::close(name);
+        let Some(stat) = stat.filter(|stat| walk.is_new(files::key(stat))) else { return true };
+        let (key, dev) = (files::key(&stat), stat.dev);
+        if let Some(kept) = self.kept.iter_mut().find(|kept| kept.fd >= 0 && kept.key == key) {
+            kept.is_met = true;
+            return true;
+        }
+        let fd = sys::open(path, libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY);
+        if fd < 0 {
+            return true;
+        }
+        match (found.look_at(fd, key, dev), self.kept.iter_mut().find(|kept| kept.fd < 0)) {
+            (Some(1..), Some(place)) => *place = Kept { fd, key, dev, is_met: true },
+            (seen, _) => {
+                self.is_blind |= seen.is_none();
+                sys::close(fd);
+            }
+        }
+        true
+    }
+}
+
+impl Kept {
+    fn close(&mut self) {
+        if self.fd >= 0 {
+            sys::close(self.fd);
+            self.fd = -1;
+        }
+    }
+}
+
+impl Found {
+    /// Looks at an open file. What is unwritten there and in no account of the ledger; `None`: that cannot be seen.
+    fn look_at(&mut self, fd: c_int, key: u64, dev: u64) -> Option<u64> {
+        let explained: u64 =
+            files::all().filter(|file| file.is_open() && file.key() == key).map(files::File::owed).sum();
+        match sys::cachestat(fd, 0, 0) {
+            Ok(stat) if stat.cached > 0 => {
+                let unwritten = stat.dirty.saturating_add(stat.writeback).saturating_mul(PAGE);
+                let unseen = unwritten.saturating_sub(explained);
+                if unseen > 0 {
+                    self.dev = dev;
+                    self.unwritten = self.unwritten.saturating_add(unseen);
+                    self.writeback = self.writeback.saturating_add(stat.writeback.saturating_mul(PAGE));
+                    self.send(fd, stat.dirty, unseen);
+                    self.give_back(fd, stat.cached);
+                }
+                Some(unseen)
+            }
+            Ok(_) if sys::fs_magic(fd) != Some(magic::OVERLAY) => Some(0),
+            // its pages are a file's below, or it may not be asked
+            _ => {
+                if self.is_sent {
+                    sys::start_writeback(fd, 0, 0);
+                }
+                if self.is_sent || self.gives_back {
+                    sys::drop_cache(fd, 0, 0);
+                }
+                None
+            }
+        }
+    }
+
+    /// Starts writeback of what is dirty, of which so much was seen by nobody else.
+    fn send(&self, fd: c_int, dirty: u64, unseen: u64) {
+        if self.is_sent && dirty > 0 {
+            sys::start_writeback(fd, 0, 0);
+            let left = sys::cachestat(fd, 0, 0).unwrap_or_default().dirty;
+            let started = dirty.saturating_sub(left).saturating_mul(PAGE).min(unseen);
+            TOTALS.swept_bytes.fetch_add(started, Relaxed);
+            TOTALS.flushed_bytes.fetch_add(started, Relaxed);
+        }
+    }
+
+    fn give_back(&self, fd: c_int, cached: u64) {
+        if self.gives_back {
+            sys::drop_cache(fd, 0, 0);
+            let left = sys::cachestat(fd, 0, 0).unwrap_or_default().cached;
+            TOTALS.dropped_bytes.fetch_add(cached.saturating_sub(left).saturating_mul(PAGE), Relaxed);
+        }
+    }
+}
+
+/// Puts what was found on the ledger's account, in place of what was found before.
+fn settle(before: u64, found: &Found) {
+    FOUND.store(found.unwritten, Relaxed);
+    if found.unwritten > before {
+        ledger::reserve_anyway(found.unwritten - before);
+    } else {
+        ledger::credit(before - found.unwritten);
+    }
+    // all that was sent before, and is not on its way any more, has arrived
+    let is_sent = IS_SENT.swap(found.is_sent, Relaxed);
+    TOTALS.confirmed_bytes.fetch_add(if is_sent { before.saturating_sub(found.writeback) } else { 0 }, Relaxed);
+    if found.unwritten == 0 && before == 0 {
+        return;
+    }
+    if found.dev != 0 {
+        TOTALS.dev.store(found.dev, Relaxed);
+    }
+    if let pace::Turn::Mine(mine) = pace::take() {
+        region::publish(ledger::owed(), pace::is_holding());
+        pace::give(mine);
+    }
+}
+
+/// The files that a walk has come by.
+struct Walk {
+    keys: [u64; FILES],
+    files: usize,
+}
+
+impl Walk {
+    fn is_new(&mut self, key: u64) -> bool {
+        if self.keys.iter().take(self.files).any(|&met| met == key) {
+            return false;
+        }
+        let Some(place) = self.keys.get_mut(self.files) else { return false };
+        *place = key;
+        self.files += 1;
+        true
+    }
+}
+
+/// A line of /proc/self/maps: a file that is mapped shared and may be written to.
+struct Map<'line> {
+    addresses: &'line [u8],
+    path: &'line [u8],
+}
+
+impl<'line> Map<'line> {
+    fn is_large(&self) -> bool {
+        let mut ends = self.addresses.split(|&byte| byte == b'-').map(|end| {
+            end.iter().fold(0u64, |sum, &digit| {
+                let digit = char::from(digit).to_digit(16).unwrap_or(0);
+                sum.wrapping_mul(16).wrapping_add(digit.into())
+            })
+        });
+        let (start, end) = (ends.next().unwrap_or(0), ends.next().unwrap_or(0));
+        end.saturating_sub(start) >= MAPPING_BYTES as u64
+    }
+
+    fn read(line: &'line [u8]) -> Option<Map<'line>> {
+        let mut words = line.splitn(6, |&byte| byte == b' ');
+        let (addresses, access) = (words.next()?, words.next()?);
+        let path = words.nth(3)?.trim_ascii_start();
+        let is_wanted = access.get(1) == Some(&b'w') && access.get(3) == Some(&b's');
+        (is_wanted && path.first() == Some(&b'/')).then_some(Map { addresses, path })
+    }
+}
+
+/// Is there such a mapping?
+fn has_maps() -> bool {
+    let mut has_maps = false;
+    each_line(c"/proc/self/maps", |line| has_maps |= Map::read(line).is_some_and(|map| map.is_large()));
+    has_maps
+}
+
+/// Was the descriptor opened to write through the page cache? Not where opening the file again would break a lease.
+fn is_written_through(info: &CStr) -> bool {
+    let mut flags = None;
+    let mut has_lease = false;
+    each_line(info, |line| {
+        if let Some(octal) = line.strip_prefix(b"flags:") {
+            let digits = octal.trim_ascii().iter();
+            flags = Some(digits.fold(0, |sum: c_int, &digit| sum.wrapping_mul(8).wrapping_add(c_int::from(digit & 7))));
+        }
+        has_lease |= line.starts_with(b"lock:") && line.windows(5).any(|word| word == b"LEASE");
+    });
+    let is_wanted = |flags: c_int| {
+        flags & libc::O_ACCMODE != libc::O_RDONLY && flags & (libc::O_DIRECT | libc::O_DSYNC | libc::O_PATH) == 0
+    };
+    flags.is_some_and(is_wanted) && !has_lease
+}
+
+/// A path, put together.
+struct Name {
+    bytes: [u8; 512],
+}
+
+impl Name {
+    fn new(parts: &[&[u8]]) -> Option<Name> {
+        let mut name = Name { bytes: [0; 512] };
+        let mut end = 0;
+        for &byte in parts.iter().copied().flatten() {
+            *name.bytes.get_mut(end)? = byte;
+            end += 1;
+        }
+        (end < name.bytes.len()).then_some(name)
+    }
+
+    fn get(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"")
+    }
+}
+
+/// Reads a file line by line; one that does not fit is passed over.
+fn each_line(path: &CStr, mut act: impl FnMut(&[u8])) {
+    let fd = sys::open(path, libc::O_RDONLY);
+    if fd < 0 {
+        return;
+    }
+    let mut buffer = [0u8; 4096];
+    let mut kept = 0;
+    loop {
+        let got = buffer.get_mut(kept..).and_then(|rest| sys::read(fd, rest)).unwrap_or(0);
+        if got == 0 {
+            break;
+        }
+        let Some(text) = buffer.get(..kept + got) else { break };
+        let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        if let Some(lines) = text.get(..whole) {
+            lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).for_each(&mut act);
+        }
+        let filled = text.len();
+        kept = if whole == 0 && filled == buffer.len() { 0 } else { filled - whole };
+        for at in 0..kept {
+            // byte by byte: copy_within can panic
+            let byte = buffer.get(whole + at).copied().unwrap_or(0);
+            if let Some(slot) = buffer.get_mut(at) {
+                *slot = byte;
+            }
+        }
+    }
+    sys::close(fd);
+}
+
+/// The numbers of the process's descriptors.
+fn each_descriptor(mut act: impl FnMut(&[u8])) {
+    let directory = sys::open(c"/proc/self/fd", libc::O_RDONLY | libc::O_DIRECTORY);
+    if directory < 0 {
+        return;
+    }
+    let mut buffer = [0u8; 2048];
+    while let Some(got) = sys::read_directory(directory, &mut buffer).filter(|&got| got > 0) {
+        let mut entries = buffer.get(..got).unwrap_or(&[]);
+        // getdents64(2): the length of the entry stands at 16, its name from 19 on
+        while let Some(&[low, high]) = entries.get(16..18) {
+            let length = usize::from(u16::from_ne_bytes([low, high]));
+            let name = entries.get(19..length).and_then(|name| name.split(|&byte| byte == 0).next());
+            if let Some(number) = name.filter(|name| name.first().is_some_and(u8::is_ascii_digit)) {
+                act(number);
+            }
+            entries = entries.get(length.max(19)..).unwrap_or(&[]);
+        }
+    }
+    sys::close(directory);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn shared_mappings_that_may_be_written_are_told_from_others() {
+        let read = |line: &'static str| Map::read(line.as_bytes()).map(|map| (map.addresses, map.path));
+        assert_eq!(
+            read("7f1-7f2 rw-s 00001000 fe:00 1835045                    /srv/a file"),
+            Some((&b"7f1-7f2"[..], &b"/srv/a file"[..]))
+        );
+        for line in [
+            "7f1-7f2 rw-p 00001000 fe:00 1835045                    /srv/a file",
+            "7f1-7f2 r--s 00001000 fe:00 1835045                    /srv/a file",
+            "7f1-7f2 rw-s 00000000 00:0e 12                         anon_inode:[io_uring]",
+            "7f1-7f2 rw-s 00000000 00:00 0 ",
+            "",
+        ] {
+            assert_eq!(read(line), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn descriptors_are_listed_and_told_apart() {
+        let path = std::env::temp_dir().join(format!("freeboard-sweep-{}", std::process::id()));
+        let written = File::create(&path).unwrap();
+        let read = File::open(&path).unwrap();
+        let is_wanted = |file: &File| {
+            is_written_through(
+                Name::new(&[b"/proc/self/fdinfo/", file.as_raw_fd().to_string().as_bytes()]).unwrap().get(),
+            )
+        };
+        assert!(is_wanted(&written) && !is_wanted(&read));
+        let mut numbers = Vec::new();
+        each_descriptor(|number| numbers.push(str::from_utf8(number).unwrap().parse().unwrap()));
+        assert!(numbers.contains(&written.as_raw_fd()) && numbers.contains(&read.as_raw_fd()), "{numbers:?}");
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn long_files_are_read_line_by_line() {
+        let path = std::env::temp_dir().join(format!("freeboard-lines-{}", std::process::id()));
+        let lines: Vec<String> = (1..2000).map(|n| format!("{n} {}", "x".repeat(n * 7919 % 300))).collect();
+        std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+        let mut read = Vec::new();
+        let name = Name::new(&[path.as_os_str().as_encoded_bytes()]).unwrap();
+        each_line(name.get(), |line| read.push(String::from_utf8(line.to_vec()).unwrap()));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(read, lines);
+    }
+}

@@ -1,0 +1,159 @@
+//! Writes that are no calls of libc's write family: submitted to queues (io_uring, AIO), stored to mappings, and made by Go
+//! where nobody tells of its calls.
+//! 250 MiB to XFS on a disk of 30 MiB/s in a memory cgroup of 100 MB (120 MB for qemu-img, which takes 17 for itself).
+
+use freeboard_tests::cgroup::{Run, measure};
+use freeboard_tests::lab::{Lab, path_str, run};
+use freeboard_tests::slow_disk::{Filesystem, SlowDisk};
+use freeboard_tests::{MB, MIB, freeboard, programs, table, truth};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const DISK: u64 = 30 * MIB;
+const DATA: u64 = 250 * MIB;
+
+/// A slow disk, a source in memory, and where the report goes.
+struct Bench<'lab> {
+    lab: &'lab Lab,
+    disk: SlowDisk<'lab>,
+    source: PathBuf,
+    copy: PathBuf,
+    report: PathBuf,
+}
+
+impl<'lab> Bench<'lab> {
+    fn new(lab: &'lab Lab) -> Bench<'lab> {
+        let disk = SlowDisk::new(lab, Filesystem::Xfs, DISK);
+        let [source, report] = [programs::random_file(lab, DATA), lab.dir().join("report.json")];
+        Bench { lab, copy: disk.dir().join("copy"), disk, source, report }
+    }
+
+    /// Runs a command plainly and under the library alone, onto a file that is not there yet.
+    fn both(&self, test: &str, limit: u64, command: &Command, prepare: impl Fn(&Path)) -> [Run; 2] {
+        let runs = [false, true].map(|under| {
+            let _ = fs::remove_file(&self.copy);
+            prepare(&self.copy);
+            let mut command = if under { self.under(command) } else { again(command) };
+            let run = measure(self.lab, limit, &mut command);
+            self.disk.settle();
+            run
+        });
+        let under = format!("{test}, freeboard");
+        table::print(test, &[(test, &runs[0]), (&under, &runs[1])]);
+        runs
+    }
+
+    fn under(&self, command: &Command) -> Command {
+        let mut under = Command::new(freeboard::program());
+        under.args(["run", "--quiet", "--notify", "never", "--report"]).arg(&self.report).arg("--");
+        under.arg(command.get_program()).args(command.get_args());
+        under
+    }
+
+    fn reported(&self, name: &str) -> u64 {
+        freeboard::reported(&self.report, name) as u64
+    }
+}
+
+fn again(command: &Command) -> Command {
+    let mut again = Command::new(command.get_program());
+    again.args(command.get_args());
+    again
+}
+
+/// qemu-img submits by liburing.
+#[test]
+fn io_uring_is_paced() {
+    let test = "qemu-img, io_uring";
+    let Some(lab) = Lab::shared(test) else { return };
+    let bench = Bench::new(&lab);
+    let image = |file: &Path, more: &str| format!("driver=raw,file.driver=file,file.filename={}{more}", path_str(file));
+    let mut command = Command::new("qemu-img");
+    command.args(["convert", "-n", "-T", "none", "-t", "writeback", "--image-opts"]).arg(image(&bench.source, ""));
+    command.arg("--target-image-opts").arg(image(&bench.copy, ",file.aio=io_uring"));
+    let size = |copy: &Path| File::create(copy).and_then(|file| file.set_len(DATA)).expect("cannot make the target");
+    let [plain, under] = bench.both(test, 120 * MB, &command, size);
+    plain.assert_oom_killed(test);
+    under.assert_never_at_the_limit(test);
+    truth::assert_same(&bench.copy, &bench.source);
+    assert_eq!(bench.reported("written_bytes"), DATA);
+}
+
+/// fio submits by libaio, which goes through `syscall()`.
+#[test]
+fn aio_is_paced() {
+    let test = "fio, libaio";
+    let Some(lab) = Lab::shared(test) else { return };
+    let bench = Bench::new(&lab);
+    let mut command = Command::new("fio");
+    command.args(["--name=writer", "--rw=write", "--bs=256k", "--size=250M", "--ioengine=libaio", "--iodepth=16"]);
+    command.args(["--fallocate=none", "--verify=crc32c", "--do_verify=0"]);
+    command.arg(format!("--filename={}", path_str(&bench.copy)));
+    command.arg(format!("--aux-path={}", path_str(lab.dir())));
+    let [plain, under] = bench.both(test, 100 * MB, &command, |_| ());
+    assert!(plain.figures.limit_hits > 0, "the plain run was never at the limit: this shows nothing");
+    under.assert_never_at_the_limit(test);
+    // all that was written is there: fio reads its own checksums
+    let mut verify: Vec<_> = command.get_args().map(|word| word.to_str().expect("not UTF-8")).collect();
+    verify.extend(["--verify_only=1", "--verify_fatal=1"]);
+    run("fio", &verify);
+    assert_eq!(bench.reported("written_bytes"), DATA);
+}
+
+/// Stores cannot be held back. They are found, sent and accounted for, by a thread that is there as long as the mapping.
+#[test]
+fn mappings_are_swept() {
+    let test = "python, mmap";
+    let Some(lab) = Lab::shared(test) else { return };
+    let bench = Bench::new(&lab);
+    let mut command = Command::new("python3");
+    command.arg(programs::programs_dir().join("mapping.py")).args([&bench.source, &bench.copy]);
+    let [plain, under] = bench.both(test, 100 * MB, &command, |_| ());
+    assert!(plain.figures.limit_hits > 0, "the plain run was never at the limit: this shows nothing");
+    under.assert_ok(test);
+    truth::assert_same(&bench.copy, &bench.source);
+    assert_eq!(plain.output.trim(), "threads 1 1 1");
+    assert_eq!(under.output.trim(), "threads 1 2 1", "threads before, while and after there was a mapping");
+    let swept = bench.reported("swept_bytes");
+    println!("{test}: {} MiB swept, {} MiB unseen", swept / MIB, bench.reported("unseen_bytes") / MIB);
+    assert!(swept > 64 * MIB, "{swept} bytes were swept");
+}
+
+/// Nor can Go's own calls be, where the kernel does not tell of them.
+#[test]
+fn go_is_swept_where_nobody_tells_of_its_calls() {
+    let test = "Go with cgo, swept";
+    let Some(lab) = Lab::shared(test) else { return };
+    let bench = Bench::new(&lab);
+    let mut command = Command::new(programs::cgo_program(&lab, "cgo"));
+    command.arg("writes").args([&bench.source, &bench.copy]);
+    // as much as it writes: whether it would be killed is not the question
+    let [_, under] = bench.both(test, 400 * MB, &command, |_| ());
+    under.assert_never_at_the_limit(test);
+    truth::assert_same(&bench.copy, &bench.source);
+    let swept = bench.reported("swept_bytes");
+    println!("{test}: {} MiB swept", swept / MIB);
+    assert!(swept > 64 * MIB, "{swept} bytes were swept");
+}
+
+#[test]
+fn a_process_that_needs_no_help_has_no_thread_more() {
+    let test = "no thread without a reason";
+    let Some(lab) = Lab::shared(test) else { return };
+    let bench = Bench::new(&lab);
+    // a small mapping, one of no file, one that is private and one that is only read are none
+    let script = "import mmap, os, sys, time
+out = open(sys.argv[1], 'w+b')
+out.write(bytes(4 << 20))
+out.flush()
+maps = [mmap.mmap(out.fileno(), 1 << 16), mmap.mmap(-1, 4 << 20),
+        mmap.mmap(out.fileno(), 4 << 20, flags=mmap.MAP_PRIVATE), mmap.mmap(out.fileno(), 4 << 20, prot=mmap.PROT_READ)]
+time.sleep(0.1)
+print(len(os.listdir('/proc/self/task')))";
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).arg(&bench.copy);
+    let under = measure(&lab, 100 * MB, &mut bench.under(&command));
+    under.assert_never_at_the_limit(test);
+    assert_eq!(under.output.trim(), "1", "threads");
+}
