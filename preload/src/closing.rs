@@ -48,24 +48,34 @@ pub fn before_close(fd: c_int, entry: Entry) {
     // what a flush leaves where it is, nobody writes for 5 to 30 s
     let keeps = (drops || probe::is_stuck(file, fd)) && file.is_last_user();
     let is_for_helper = keeps && CLOSES.fetch_add(1, Relaxed) >= CLOSES_BEFORE_HELPER && !sys::has_lease(fd);
-    let charge = if is_for_helper { file.take_all() } else { 0 };
     pace::give(mine);
     if !keeps {
         hold_short_process(file, fd);
     } else if is_for_helper {
         let mut kept = Kept::NotYet;
         pace::hold(file, fd, || {
-            kept = helper::keep(file, fd, charge, drops);
+            if !helper::is_full() {
+                kept = hand_over(file, fd, drops);
+            }
             kept != Kept::NotYet
         });
-        if kept != Kept::Yes {
-            files::closed().fetch_add(charge, Relaxed);
-            if drops && !probe::is_stuck(file, fd) {
-                hold_until_clean(file, fd);
-                sys::drop_cache(fd, file.droppable_from(), 0);
-            }
+        if kept != Kept::Yes && drops && !probe::is_stuck(file, fd) {
+            hold_until_clean(file, fd);
+            sys::drop_cache(fd, file.droppable_from(), 0);
         }
     }
+}
+
+/// Gives the helper a file with all that it owes. What it does not take stays with the closed files.
+fn hand_over(file: &'static File, fd: c_int, drops: bool) -> Kept {
+    let pace::Turn::Mine(mine) = pace::take() else { return Kept::NotYet };
+    let charge = file.take_all();
+    pace::give(mine);
+    let kept = helper::keep(file, fd, charge, drops);
+    if kept != Kept::Yes {
+        files::closed().fetch_add(charge, Relaxed);
+    }
+    kept
 }
 
 /// A process that writes more than a window is held by that; of many short ones none ever fills it.

@@ -28,8 +28,6 @@ const SINCE_MASK: u64 = (1 << SINCE_BITS) - 1;
 const SAME_MS: u64 = 100;
 
 const UNKNOWN: u32 = 0;
-/// The same, but it was opened with none of the flags that matter ([`flags_matter`]).
-const OPENED: u32 = u32::MAX;
 const FIRST_FILE: u32 = 16;
 
 /// One word of the table.
@@ -50,7 +48,7 @@ impl Entry {
     /// Not yet looked at.
     #[inline(always)]
     pub const fn is_unknown(self) -> bool {
-        matches!(self.0, UNKNOWN | OPENED)
+        self.0 == UNKNOWN
     }
 
     /// The file that it stands for.
@@ -75,10 +73,9 @@ pub fn look(fd: c_int) -> Entry {
     if !entry.is_unknown() || !process::is_ours() {
         return entry;
     }
-    let before = entry;
-    let Some(entry) = classify(fd, before) else { return before };
+    let Some(entry) = classify(fd) else { return entry };
     if let Some(word) = TABLE.get(fd as usize) {
-        if word.compare_exchange(before.0, entry.0, Relaxed, Relaxed).is_err()
+        if word.compare_exchange(UNKNOWN, entry.0, Relaxed, Relaxed).is_err()
             && let Some(file) = entry.file()
         {
             file.release(); // another thread was first
@@ -112,7 +109,8 @@ pub fn find(file: &File) -> Option<c_int> {
 }
 
 /// `None`: the descriptor is not open, and the call itself will say so; or it is too early to tell.
-fn classify(fd: c_int, before: Entry) -> Option<Entry> {
+fn classify(fd: c_int) -> Option<Entry> {
+    let forbidden = seccomp::forbids()?;
     let stat = sys::fstat(fd)?;
     let aside = |reason| {
         ledger::aside(reason);
@@ -121,7 +119,7 @@ fn classify(fd: c_int, before: Entry) -> Option<Entry> {
     if !stat.is_file() && !stat.is_block_device() {
         return aside(Aside::NotAFile);
     }
-    match seccomp::forbids()? {
+    match forbidden {
         Forbidden::Nothing => {}
         Forbidden::Flushing => {
             region::refresh(); // so that the sidecar hears of it
@@ -132,7 +130,7 @@ fn classify(fd: c_int, before: Entry) -> Option<Entry> {
             return None;
         }
     }
-    let flags = if before.0 == OPENED { 0 } else { sys::status_flags(fd) };
+    let flags = sys::status_flags(fd);
     if flags < 0 || flags & (libc::O_DIRECT | libc::O_DSYNC | libc::O_SYNC) != 0 {
         return aside(Aside::Direct);
     }
@@ -168,23 +166,6 @@ fn how(fd: c_int, stat: &Stat, now: u64) -> Option<How> {
     Some(how)
 }
 
-/// A file has just been opened. The number can have stood for another one, which was closed unseen, inside libc.
-pub fn opened(fd: c_int, flags: c_int) {
-    let Some(word) = TABLE.get(fd as usize) else { return };
-    if !get(fd).is_unknown() {
-        if !process::is_ours() {
-            return;
-        }
-        forget(fd);
-    }
-    word.store(if flags_matter(flags) { UNKNOWN } else { OPENED }, Relaxed);
-}
-
-/// Does one of these flags of open(2) change how a file is written?
-const fn flags_matter(flags: c_int) -> bool {
-    flags & (libc::O_APPEND | libc::O_DIRECT | libc::O_DSYNC | libc::O_SYNC) != 0
-}
-
 /// Forgets a descriptor, before it is closed or when what it is may have changed. What its file owes stays owed.
 pub fn forget(fd: c_int) {
     if let Some(word) = TABLE.get(fd as usize)
@@ -200,15 +181,6 @@ pub fn close(fd: c_int) {
     forget(fd);
     if let Some(file) = file.filter(|file| !file.is_open()) {
         file.close();
-    }
-}
-
-/// The same for one that was never written: how it was opened says nothing of the next one.
-pub fn close_unwritten(fd: c_int) {
-    if let Some(word) = TABLE.get(fd as usize)
-        && word.load(Relaxed) == OPENED
-    {
-        word.store(UNKNOWN, Relaxed);
     }
 }
 

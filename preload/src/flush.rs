@@ -15,7 +15,6 @@
 
 use crate::files::File;
 use crate::{calls, ledger, probe, sys};
-use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
 
@@ -36,13 +35,6 @@ pub enum How {
 const STEP: u64 = 2 << 20;
 /// Calls for one range, at most.
 const STEPS: u64 = 256;
-
-static NO_CACHESTAT: AtomicBool = AtomicBool::new(false);
-
-/// cachestat is not to be called.
-pub fn without_cachestat() {
-    NO_CACHESTAT.store(true, Relaxed);
-}
 
 pub mod magic {
     pub const OVERLAY: u32 = 0x794c_7630;
@@ -71,7 +63,7 @@ pub mod magic {
 impl How {
     /// By the kind of filesystem, where that says it; `None` where there is nothing to flush to.
     pub fn of(fd: c_int, is_block_device: bool) -> Option<How> {
-        let is_blind = NO_CACHESTAT.load(Relaxed);
+        let is_blind = sys::NO_CACHESTAT.load(Relaxed);
         if is_block_device {
             return Some(if is_blind { How::Group } else { How::Ranges });
         }
@@ -143,7 +135,9 @@ pub fn measure(file: &File, fd: c_int, low: u64, high: u64) -> Option<sys::Cache
         Ok(stat) => Some(stat),
         Err(error) => {
             if error == libc::ENOSYS || error == libc::EPERM || error == libc::EACCES {
-                NO_CACHESTAT.store(error != libc::EACCES, Relaxed);
+                if error != libc::EACCES {
+                    sys::NO_CACHESTAT.store(true, Relaxed);
+                }
                 file.set_how(match file.how() {
                     How::Unstable => How::Remote,
                     _ if sys::fs_magic(fd) == Some(magic::OVERLAY) => How::Layered,

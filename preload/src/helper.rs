@@ -14,7 +14,7 @@ use crate::files::{self, File};
 use crate::flush::{How, magic};
 use crate::sweep::Sweeper;
 use crate::sys::{self, raw};
-use crate::{ledger, probe, region, sweep};
+use crate::{ledger, probe, process, region, sweep};
 use core::ffi::CStr;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
@@ -96,6 +96,8 @@ static UNAVAILABLE: AtomicBool = AtomicBool::new(false);
 /// It is to leave now, whatever it has.
 static DISMISSED: AtomicBool = AtomicBool::new(false);
 static BELL: AtomicU32 = AtomicU32::new(0);
+/// The device whose commit or sync the helper is in; 0: none.
+static WAITS_FOR_DEV: AtomicU64 = AtomicU64::new(0);
 /// The place of the next job; the table is a ring, oldest first behind it.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 static STACK: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
@@ -117,10 +119,12 @@ pub fn give_up() {
 
 /// Ends the thread, and waits for that unless it is in the middle of a long call.
 pub fn dismiss() {
+    let tid = TID.load(Acquire);
     DISMISSED.store(true, Release);
     ring();
     for _ in 0..DISMISS_MS {
-        if TID.load(Acquire) == 0 {
+        // the kernel clears the word first, and only then closes its descriptors and lets it go
+        if TID.load(Acquire) == 0 && (tid <= 0 || !sys::thread_exists(process::pid(), tid)) {
             break;
         }
         sys::sleep_ns(1_000_000);
@@ -167,16 +171,20 @@ pub fn release(file: &File, longest_ns: u64) {
 pub enum Kept {
     /// It is open there.
     Yes,
-    /// All places are taken, or the helper is in a long call: the disk is the slow one.
+    /// All places are taken, or the helper waits for the same disk.
     NotYet,
+    /// It cannot, or waits for another disk, which is none of this file's business.
     Never,
 }
 
 /// Takes a file over that is about to be closed: it is kept until its pages are written, and then, where that is wanted,
 /// they are dropped. Returns when it has been re-opened, or soon.
 pub fn keep(file: &'static File, fd: c_int, charge: u64, drops: bool) -> Kept {
-    if sys::has_lease(fd) || !start() && UNAVAILABLE.load(Relaxed) {
+    if UNAVAILABLE.load(Relaxed) || sys::has_lease(fd) {
         return Kept::Never;
+    }
+    if !start() {
+        return if UNAVAILABLE.load(Relaxed) { Kept::Never } else { Kept::NotYet };
     }
     let from = if drops { file.droppable_from() } else { u64::MAX };
     let Some(job) = post(fd, file, charge, Some(from)) else { return Kept::NotYet };
@@ -186,7 +194,8 @@ pub fn keep(file: &'static File, fd: c_int, charge: u64, drops: bool) -> Kept {
             POSTED if sys::now_ns() <= deadline => wait(&job.state, POSTED, 2_000_000),
             POSTED => {
                 if job.state.compare_exchange(POSTED, FREE, AcqRel, Acquire).is_ok() {
-                    return Kept::NotYet;
+                    let is_same = WAITS_FOR_DEV.load(Relaxed) == file.dev();
+                    return if is_same { Kept::NotYet } else { Kept::Never };
                 }
             }
             FAILED => {
@@ -196,6 +205,11 @@ pub fn keep(file: &'static File, fd: c_int, charge: u64, drops: bool) -> Kept {
             _ => return Kept::Yes,
         }
     }
+}
+
+/// All places are taken; one will be free when the disk has written some more.
+pub fn is_full() -> bool {
+    !UNAVAILABLE.load(Relaxed) && next().is_some_and(|job| job.state.load(Relaxed) != FREE)
 }
 
 fn next() -> Option<&'static Job> {
@@ -394,9 +408,11 @@ fn serve(job: &Job, file: &File) {
     if charge > 0 {
         // An NFS client commits all that it has before it unlocks (do_unlk in the kernel's fs/nfs/file.c), and leaves an
         // error for the application's own write, fsync or close to report; close reports none that an fsync has seen.
-        if !job.nfs.load(Relaxed) || sys::unlock(fd) != 0 {
-            sys::fdatasync(fd);
-        }
+        waiting_for(job.dev.load(Relaxed), || {
+            if !job.nfs.load(Relaxed) || sys::unlock(fd) != 0 {
+                sys::fdatasync(fd);
+            }
+        });
         if file.how() != How::Synced || file.mode() == Mode::Always || region::wants_drop() {
             drop_from(fd, file.droppable_from());
         }
@@ -414,6 +430,14 @@ fn serve(job: &Job, file: &File) {
         job.state.store(FREE, Release);
         wake(&job.state);
     }
+}
+
+/// A call that takes as long as a device does.
+fn waiting_for<T>(dev: u64, call: impl FnOnce() -> T) -> T {
+    WAITS_FOR_DEV.store(dev, Relaxed);
+    let result = call();
+    WAITS_FOR_DEV.store(0, Relaxed);
+    result
 }
 
 /// Ends the job of a closed file that has been written, or whose time is up; `false`: not yet.
@@ -453,7 +477,7 @@ fn start_or_sync(job: &Job, dirty: u64, kept_ns: u64) -> bool {
     sys::start_writeback(fd, 0, 0);
     let is_late = kept_ns > probe::late_ns(dev)
         && sys::cachestat(fd, 0, 0).is_ok_and(|after| after.dirty >= dirty && after.writeback == 0);
-    if !is_late || sys::fdatasync(fd) != 0 {
+    if !is_late || waiting_for(dev, || sys::fdatasync(fd)) != 0 {
         return false;
     }
     probe::needs_sync(dev);

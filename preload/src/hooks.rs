@@ -21,9 +21,7 @@ pub fn vectored_with(fd: c_int, offset: off_t, flags: c_int, call: impl Fn() -> 
 
 pub fn close_with(fd: c_int, call: impl FnOnce() -> c_int) -> c_int {
     let entry = descriptors::get(fd);
-    if entry.is_unknown() {
-        descriptors::close_unwritten(fd);
-    } else if process::is_ours() {
+    if !entry.is_unknown() && process::is_ours() {
         closing::before_close(fd, entry);
         descriptors::close(fd);
     }
@@ -66,9 +64,10 @@ pub fn close_range_with(first: c_uint, last: c_uint, flags: c_uint, call: impl F
     call()
 }
 
-pub fn opened(flags: c_int, fd: c_int) -> c_int {
-    if fd >= 0 {
-        descriptors::opened(fd, flags);
+pub fn opened(fd: c_int) -> c_int {
+    // the number can have been closed unseen, inside libc
+    if fd >= 0 && !descriptors::get(fd).is_unknown() && process::is_ours() {
+        descriptors::forget(fd);
     }
     fd
 }
@@ -213,13 +212,13 @@ interpose! {
             });
         };
     fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int
-        | libc::SYS_openat, [libc::AT_FDCWD, path, flags, mode] => opened(flags, next::open(path, flags, mode));
+        | libc::SYS_openat, [libc::AT_FDCWD, path, flags, mode] => opened(next::open(path, flags, mode));
     fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int
-        | libc::SYS_openat, [libc::AT_FDCWD, path, flags, mode] => opened(flags, next::open64(path, flags, mode));
+        | libc::SYS_openat, [libc::AT_FDCWD, path, flags, mode] => opened(next::open64(path, flags, mode));
     fn openat(at: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int
-        | libc::SYS_openat, [at, path, flags, mode] => opened(flags, next::openat(at, path, flags, mode));
+        | libc::SYS_openat, [at, path, flags, mode] => opened(next::openat(at, path, flags, mode));
     fn openat64(at: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int
-        | libc::SYS_openat, [at, path, flags, mode] => opened(flags, next::openat64(at, path, flags, mode));
+        | libc::SYS_openat, [at, path, flags, mode] => opened(next::openat64(at, path, flags, mode));
     fn lseek(fd: c_int, offset: off_t, whence: c_int) -> off_t
         | libc::SYS_lseek, [fd, offset, whence] => moved_unless_asked(fd, offset, whence, next::lseek(fd, offset, whence));
     fn lseek64(fd: c_int, offset: off_t, whence: c_int) -> off_t

@@ -20,7 +20,7 @@
 //! | [`look`] | what is really dirty is sent, what has arrived is taken off |
 //! | [`closing`] | what a file owes when it is closed, a process when it ends |
 //! | [`speed`] | the disk's speed, as this process measures it |
-//! | [`flush`] | how, by filesystem |
+//! | [`flush`], [`probe`] | how, by filesystem, and by its effect |
 //! | [`apart`] | a thread with a descriptor table of its own, for the length of one errand |
 //! | [`helper`] | a thread with a descriptor table of its own, for what outlives a close |
 //! | [`sweep`], [`queues`] | what no hook sees: mappings, io_uring, AIO, Go |

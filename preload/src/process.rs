@@ -21,6 +21,10 @@ static SINGLE: AtomicPtr<AtomicU8> = AtomicPtr::new(core::ptr::from_ref(&MANY).c
 static MANY: AtomicU8 = AtomicU8::new(0);
 
 const PAGE: usize = 4096;
+/// What the mark says: that this is a child of fork; that its state is being made its own; that it is.
+const WIPED: u32 = 0;
+const BEING_RESET: u32 = 1;
+const MARKED: u32 = 2;
 
 /// Looks for libc's word on threads, which the program itself may define in libc's place (a copy relocation), so the
 /// first object that has it counts. From the constructor.
@@ -39,7 +43,7 @@ pub fn start() {
         if sys::wipe_on_fork(page, PAGE) {
             let mark = page.cast::<AtomicU32>();
             // SAFETY: a fresh page of our own, aligned, never unmapped.
-            unsafe { (*mark).store(1, Relaxed) };
+            unsafe { (*mark).store(MARKED, Relaxed) };
             MARK.store(mark, Release);
         } else {
             sys::unmap(page, PAGE);
@@ -85,19 +89,16 @@ pub fn is_ours() -> bool {
     }
     let mark = MARK.load(Acquire);
     // SAFETY: null, or the page, which is mapped for the life of the process and only changed atomically.
-    let is_marked = unsafe { mark.as_ref() }.is_some_and(|mark| mark.load(Relaxed) != 0);
+    let is_marked = unsafe { mark.as_ref() }.is_some_and(|mark| mark.load(Acquire) == MARKED);
     if is_marked && !vfork::may_share_memory() {
         return true;
     }
     let pid = sys::getpid();
-    if pid == PID.load(Relaxed) {
-        return true;
-    }
-    if mark.is_null() {
-        return false;
+    if mark.is_null() || is_marked {
+        return pid == PID.load(Relaxed);
     }
     // SAFETY: the page is mapped for the life of the process and all access to it is atomic.
-    let wiped = unsafe { (*mark).compare_exchange(0, 1, AcqRel, Relaxed) }.is_ok();
+    let wiped = unsafe { (*mark).compare_exchange(WIPED, BEING_RESET, AcqRel, Relaxed) }.is_ok();
     if wiped {
         pace::reset();
         closing::reset();
@@ -109,6 +110,8 @@ pub fn is_ours() -> bool {
         seccomp::reset();
         sweep::reset();
         PID.store(pid, Relaxed);
+        // SAFETY: as above.
+        unsafe { (*mark).store(MARKED, Release) };
     }
     wiped
 }

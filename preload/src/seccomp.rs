@@ -8,7 +8,7 @@
 //! This is one of the modules that may say `unsafe`.
 
 use crate::sys::{self, raw};
-use crate::{apart, flush, helper, process, region, sweep};
+use crate::{apart, helper, process, region, sweep};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
 use libc::{c_int, c_long};
@@ -178,7 +178,7 @@ fn try_all() -> Forbidden {
             match purpose {
                 For::All => forbidden = Forbidden::All,
                 For::Flushing => forbidden = Forbidden::Flushing,
-                For::Cachestat => flush::without_cachestat(),
+                For::Cachestat => sys::NO_CACHESTAT.store(true, Relaxed),
                 For::Memory => sys::trust_memory(),
                 For::Statx => sys::without_statx(),
                 For::Helper => {

@@ -260,8 +260,14 @@ pub struct CacheStat {
 
 pub const SYS_CACHESTAT: isize = 451;
 
+/// It is missing, or not to be called.
+pub static NO_CACHESTAT: AtomicBool = AtomicBool::new(false);
+
 /// `bytes` 0: to the end of the file.
 pub fn cachestat(fd: c_int, offset: u64, bytes: u64) -> Result<CacheStat, c_int> {
+    if NO_CACHESTAT.load(Relaxed) {
+        return Err(libc::ENOSYS);
+    }
     let range = [offset, bytes];
     let mut stat = CacheStat::default();
     match raw!(SYS_CACHESTAT, fd, &raw const range, &raw mut stat, 0) {

@@ -174,7 +174,7 @@ unsafe extern "C" fn ours(nr: c_long, a: isize, b: isize, c: isize, d: isize, e:
             libc::SYS_close_range => {
                 hooks::close_range_with(a as c_uint, b as c_uint, c as c_uint, || as_is() as c_int) as isize
             }
-            libc::SYS_openat => hooks::opened(c as c_int, as_is() as c_int) as isize,
+            libc::SYS_openat => hooks::opened(as_is() as c_int) as isize,
             libc::SYS_lseek => hooks::moved_unless_asked(fd, b as i64, c as c_int, as_is() as i64) as isize,
             libc::SYS_unshare | libc::SYS_setns => hooks::alone(as_is),
             libc::SYS_prctl if seccomp::is_filter(a as c_int) => seccomp::filters(as_is),

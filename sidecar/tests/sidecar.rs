@@ -47,6 +47,19 @@ fn the_region_is_there_and_the_heart_beats_ten_times_a_second() {
 }
 
 #[test]
+fn the_heart_beats_on_after_a_crowd_of_newcomers() {
+    let sidecar = Sidecar::start(&[]);
+    for _ in 0..500 {
+        greet(&sidecar.socket(), &own_group()).unwrap();
+    }
+    for _ in 0..5 {
+        let tick = sidecar.tick();
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(sidecar.tick() >= tick + 5, "{} beats in a second", sidecar.tick() - tick);
+    }
+}
+
+#[test]
 fn a_hello_gets_sealed_memory_with_the_groups_numbers() {
     let sidecar = Sidecar::start(&[]);
     let (status, row, descriptors) = greet(&sidecar.socket(), &own_group()).unwrap();

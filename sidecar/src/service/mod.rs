@@ -200,7 +200,7 @@ fn tick(state: &Mutex<State>, bells: &Bells, idle: Duration) {
             0
         });
         let period = if newcomer { BUSY } else { until_half_full(headroom) }.min(idle);
-        // from when it was due, so that lateness does not add up; from now where it is far behind
-        due = (due + period).max(started);
+        // from when it was due, so that lateness does not add up; from now where it came early, or is far behind
+        due = (due.min(started) + period).max(started);
     }
 }
