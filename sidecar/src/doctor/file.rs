@@ -1,5 +1,6 @@
 //! What a file says of the program or library in it (ELF, elf(5)).
 
+use crate::run::linkage;
 use anyhow::{Context, Result, bail};
 use object::read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader};
 use object::{Architecture, Endianness, FileKind, Object, ObjectKind, ObjectSection, ObjectSymbol, ReadCache};
@@ -194,7 +195,7 @@ impl Elf {
         if is_rust.is_some_and(|comment| comment.windows(5).any(|word| word == b"rustc")) {
             runtime = runtime.or(Some(Runtime::Rust));
         }
-        if [".go.buildinfo", ".note.go.buildid"].iter().any(|name| elf.section_by_name(name).is_some()) {
+        if linkage::is_go(&elf) {
             runtime = Some(Runtime::Go);
         }
         let native = if cfg!(target_arch = "aarch64") { Architecture::Aarch64 } else { Architecture::X86_64 };

@@ -1,11 +1,13 @@
 //! Which program a command starts, and whether it makes its system calls where no library is in between: it is static, so
 //! that no library is loaded into it, or written in Go, whose calls are its own even where cgo has linked it with libc.
 
+use object::elf::PT_INTERP;
+use object::read::elf::{ElfFile64, ProgramHeader};
+use object::{Endianness, Object, ReadCache};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// As many interpreters of interpreters as the kernel follows (`fs/exec.c`).
@@ -13,17 +15,8 @@ const MOST_INTERPRETERS: usize = 5;
 /// The kernel reads this much of a file to find out what it is (BINPRM_BUF_SIZE).
 const START_BYTES: usize = 256;
 
-/// Program header types (elf(5)): what is loaded, and what names the loader.
-const PT_LOAD: u32 = 1;
-const PT_INTERP: u32 = 3;
-/// Program header flag: it may be written to.
-const PF_W: u32 = 2;
-const CLASS_64: u8 = 2;
-
-/// What a program compiled by Go has near the beginning of its data (Go's `debug/buildinfo`).
-const GO_MAGIC: &[u8] = b"\xff Go buildinf:";
-/// As far as it is looked for: a linker other than Go's puts the C side's data in front of it.
-const GO_SEARCH_BYTES: u64 = 1 << 20;
+/// The compiler's mark (Go's `debug/buildinfo`): a stripped program has it too.
+const GO_SECTIONS: [&str; 2] = [".go.buildinfo", ".note.go.buildid"];
 
 /// What a command starts.
 #[derive(PartialEq, Eq, Debug)]
@@ -80,47 +73,19 @@ fn look(path: &Path, path_variable: &OsStr) -> Option<Program> {
     if let Some(line) = start.strip_prefix(b"#!") {
         return interpreter(line, path_variable).map(Program::Script);
     }
-    if !start.starts_with(b"\x7fELF") || start.get(4) != Some(&CLASS_64) {
-        return None;
-    }
-    let half = |at: usize| Some(u64::from(u16::from_ne_bytes(start.get(at..at + 2)?.try_into().ok()?)));
-    let table = u64::from_ne_bytes(start.get(32..40)?.try_into().ok()?);
-    let (size, count) = (half(54)?, half(56)?);
-    let (mut is_static, mut is_go) = (true, false);
-    for index in 0..count {
-        let header = Header::read(&file, table.checked_add(index * size)?)?;
-        is_static &= header.kind != PT_INTERP;
-        is_go |= header.kind == PT_LOAD && header.flags & PF_W != 0 && has_go_magic(&file, &header);
-    }
-    Some(match (is_static, is_go) {
+    let data = ReadCache::new(file);
+    let elf = ElfFile64::<Endianness, _>::parse(&data).ok()?;
+    let is_static = !elf.elf_program_headers().iter().any(|header| header.p_type(elf.endian()) == PT_INTERP);
+    Some(match (is_static, is_go(&elf)) {
         (true, _) => Program::Static,
         (false, true) => Program::Go,
         (false, false) => Program::Dynamic,
     })
 }
 
-/// A program header, as far as it matters here.
-struct Header {
-    kind: u32,
-    flags: u32,
-    offset: u64,
-    file_bytes: u64,
-}
-
-impl Header {
-    fn read(file: &File, at: u64) -> Option<Header> {
-        let mut bytes = [0; 40];
-        file.read_exact_at(&mut bytes, at).ok()?;
-        let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-        let long = |at: usize| Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-        Some(Header { kind: word(0)?, flags: word(4)?, offset: long(8)?, file_bytes: long(32)? })
-    }
-}
-
-fn has_go_magic(file: &File, data: &Header) -> bool {
-    let mut bytes = vec![0; data.file_bytes.min(GO_SEARCH_BYTES) as usize];
-    file.read_exact_at(&mut bytes, data.offset).is_ok()
-        && bytes.chunks_exact(16).any(|aligned| aligned.starts_with(GO_MAGIC))
+/// Whether Go's compiler made it.
+pub fn is_go<'data>(elf: &impl Object<'data>) -> bool {
+    GO_SECTIONS.iter().any(|name| elf.section_by_name(name).is_some())
 }
 
 /// What the first line of a script names, behind its `#!`. `env NAME` stands for the program of that name.
@@ -138,22 +103,33 @@ fn interpreter(line: &[u8], path_variable: &OsStr) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use object::elf::PT_LOAD;
     use std::fs;
 
-    /// A program's file header, a program header of a kind, and one of data that follow it.
-    fn elf(kind: u32, data: &[u8]) -> Vec<u8> {
-        const START: usize = 64 + 2 * 56;
+    /// A file header, a program header of a kind, and a section of this name.
+    fn elf(kind: u32, section: &str) -> Vec<u8> {
+        const START: usize = 64 + 56;
+        let names = format!("\0{section}\0.shstrtab\0");
         let mut file = vec![0; START];
-        file[..5].copy_from_slice(b"\x7fELF\x02");
-        file[32..40].copy_from_slice(&64u64.to_ne_bytes());
-        file[54..56].copy_from_slice(&56u16.to_ne_bytes());
-        file[56..58].copy_from_slice(&2u16.to_ne_bytes());
-        file[64..68].copy_from_slice(&kind.to_ne_bytes());
-        file[120..124].copy_from_slice(&PT_LOAD.to_ne_bytes());
-        file[124..128].copy_from_slice(&PF_W.to_ne_bytes());
-        file[128..136].copy_from_slice(&(START as u64).to_ne_bytes());
-        file[152..160].copy_from_slice(&(data.len() as u64).to_ne_bytes());
-        file.extend(data);
+        // 64 bits, little endian, version 1
+        file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        file[32..40].copy_from_slice(&64u64.to_le_bytes());
+        file[40..48].copy_from_slice(&(START as u64).to_le_bytes());
+        // sizes and numbers of both kinds of headers, and which section has the names
+        for (at, half) in [(52, 64u16), (54, 56), (56, 1), (58, 64), (60, 3), (62, 2)] {
+            file[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+        file[64..68].copy_from_slice(&kind.to_le_bytes());
+        let data = START + 3 * 64;
+        for (name, kind, bytes) in [(0u32, 0u32, 0), (1, 1, 0), (section.len() as u32 + 2, 3, names.len())] {
+            let mut header = [0; 64];
+            header[..4].copy_from_slice(&name.to_le_bytes());
+            header[4..8].copy_from_slice(&kind.to_le_bytes());
+            header[24..32].copy_from_slice(&(data as u64).to_le_bytes());
+            header[32..40].copy_from_slice(&(bytes as u64).to_le_bytes());
+            file.extend(header);
+        }
+        file.extend(names.as_bytes());
         file
     }
 
@@ -165,9 +141,7 @@ mod tests {
             fs::write(&path, content).unwrap();
             path
         };
-        let (fixed, loaded) = (put("fixed", &elf(PT_LOAD, b"")), put("loaded", &elf(PT_INTERP, b"not of interest")));
-        let go_data = [&[0; 4096 + 32], GO_MAGIC, &[8, 2]].concat();
-        let go_data = [&go_data[..], &[0; 16][..16 - go_data.len() % 16]].concat();
+        let (fixed, loaded) = (put("fixed", &elf(PT_LOAD, ".data")), put("loaded", &elf(PT_INTERP, ".data")));
         let script = put("script", format!("#! {} -x\nwords\n", fixed.display()).as_bytes());
         let of_script = put("of-script", format!("#!{}\n", script.display()).as_bytes());
         let loaded_script = put("loaded-script", format!("#!{}", loaded.display()).as_bytes());
@@ -179,13 +153,12 @@ mod tests {
             (&script, true),
             (&of_script, true),
             (&loaded_script, false),
-            (&put("go", &elf(PT_INTERP, &go_data)), true),
-            (&put("go-cut-off", &elf(PT_INTERP, &go_data)[..4096]), false),
+            (&put("go", &elf(PT_INTERP, ".go.buildinfo")), true),
             (&by_env, true),
             (&endless, false),
             (&put("empty", b""), false),
             (&put("text", b"echo"), false),
-            (&put("cut-off", &elf(PT_INTERP, b"")[..60]), false),
+            (&put("cut-off", &elf(PT_INTERP, ".data")[..60]), false),
             (&dir.path().join("missing"), false),
             (dir.path(), false),
         ];

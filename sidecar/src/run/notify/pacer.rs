@@ -161,12 +161,10 @@ impl Pacer {
     fn find(&mut self, call: &Call, now: Duration) -> Result<usize, Option<Aside>> {
         let identity = Identity::find(call.thread, call.fd).map_err(Some)?;
         let by = (call.thread, call.fd);
-        let met = self.files.iter().position(|known| known.identity == identity);
-        if met.is_none_or(|index| self.files[index].by.0 != call.thread)
-            && self.programs.is_left_alone(call.thread, call.at)
-        {
+        if self.programs.is_left_alone(call.thread, call.at) {
             return Err(None);
         }
+        let met = self.files.iter().position(|known| known.identity == identity);
         // another descriptor of it may have been opened with O_DIRECT
         let met = met.filter(|&index| self.files[index].by.1 == call.fd || self.files[index].file.is_ok());
         let index = match met {

@@ -27,16 +27,17 @@ pub struct Programs {
 enum Alone {
     All,
     Nothing,
-    /// What is not called in the program's own code, which lies here.
-    AllBut(Vec<Range<u64>>),
+    /// What is not called in the program's own code: where code lies, and whether it is that.
+    AllButOwn(Vec<(Range<u64>, bool)>),
 }
 
 impl Alone {
-    fn holds(&self, at: u64) -> bool {
+    /// Of a call made at this address; `None`: there was no code yet when the mappings were read.
+    fn holds(&self, at: u64) -> Option<bool> {
         match self {
-            Alone::All => true,
-            Alone::Nothing => false,
-            Alone::AllBut(own) => !own.iter().any(|code| code.contains(&at)),
+            Alone::All => Some(true),
+            Alone::Nothing => Some(false),
+            Alone::AllButOwn(code) => code.iter().find(|(code, _)| code.contains(&at)).map(|(_, is_own)| !is_own),
         }
     }
 }
@@ -52,10 +53,12 @@ impl Programs {
         let place = format!("/proc/{thread}/exe");
         let Ok(stat) = stat(&place) else { return false };
         let program = (stat.st_dev, stat.st_ino);
+        // one that executes its own program anew has its code elsewhere
         if let Some((known, alone)) = self.known.get(&thread)
             && *known == program
+            && let Some(holds) = alone.holds(at)
         {
-            return alone.holds(at);
+            return holds;
         }
         let path = fs::read_link(&place).unwrap_or_default();
         let path = path.as_os_str().as_bytes();
@@ -64,7 +67,7 @@ impl Programs {
         } else {
             left_alone(&fs::read(format!("/proc/{thread}/maps")).unwrap_or_default(), self.library, path)
         };
-        let holds = alone.holds(at);
+        let holds = alone.holds(at).unwrap_or(true);
         if self.known.len() == MOST {
             self.known.clear();
         }
@@ -80,13 +83,14 @@ fn left_alone(maps: &[u8], library: &str, path: &[u8]) -> Alone {
         return Alone::Nothing;
     }
     let code = |line: &[u8]| {
-        let text = str::from_utf8(line.strip_suffix(path)?.strip_suffix(b" ")?).ok()?;
+        let text = str::from_utf8(line.get(..line.iter().position(|&byte| byte == b' ')? + 5)?).ok()?;
         let (addresses, access) = text.split_once(' ')?;
         let (start, end) = addresses.split_once('-')?;
         let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16));
-        (access.as_bytes().get(2) == Some(&b'x')).then_some(start.ok()?..end.ok()?)
+        let is_own = line.strip_suffix(path).is_some_and(|before| before.ends_with(b" "));
+        (access.as_bytes().get(2) == Some(&b'x')).then_some((start.ok()?..end.ok()?, is_own))
     };
-    Alone::AllBut(lines().filter_map(code).collect())
+    Alone::AllButOwn(lines().filter_map(code).collect())
 }
 
 #[cfg(test)]
@@ -106,10 +110,14 @@ mod tests {
     #[test]
     fn of_a_program_with_the_library_its_own_calls_are_not_left_alone() {
         let alone = left_alone(MAPS, "libfreeboard.so", b"/opt/a tool");
-        assert_eq!(alone, Alone::AllBut(vec![0x402000..0x467000, 0x600000..0x601000]));
-        assert!(!alone.holds(0x402000) && !alone.holds(0x466fff));
-        for elsewhere in [0, 0x400000, 0x467000, 0x7f0000000000, 0x7f0000026000, 0x7f0000200000] {
-            assert!(alone.holds(elsewhere), "{elsewhere:#x}");
+        for own in [0x402000, 0x466fff, 0x600000] {
+            assert_eq!(alone.holds(own), Some(false), "{own:#x}");
+        }
+        for elsewhere in [0x7f0000000000, 0x7f0000026000, 0x7f0000200000] {
+            assert_eq!(alone.holds(elsewhere), Some(true), "{elsewhere:#x}");
+        }
+        for nowhere in [0, 0x400000, 0x467000, 0x7f0000001000] {
+            assert_eq!(alone.holds(nowhere), None, "{nowhere:#x}");
         }
         assert_eq!(left_alone(MAPS, "libother.so", b"/opt/a tool"), Alone::Nothing);
         assert_eq!(left_alone(b"", "libfreeboard.so", b"/opt/a tool"), Alone::Nothing);
