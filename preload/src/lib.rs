@@ -77,6 +77,9 @@ fn start() {
     // a setuid program, where somebody has put us into /etc/ld.so.preload
     // SAFETY: takes a number.
     let is_disabled = is_disabled || unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
+    // kernels with larger pages (some for aarch64) count in these: what they say would be taken for less
+    // SAFETY: takes a number.
+    let is_disabled = is_disabled || unsafe { libc::getauxval(libc::AT_PAGESZ) } != ledger::PAGE;
     elf::visit(|object, is_after_ours| {
         process::resolve(object);
         sys::resolve(object);

@@ -42,6 +42,18 @@ macro_rules! raw {
 
 pub(crate) use raw;
 
+// Whether the CPU has instructions for atomics is asked of this byte each time. The compiler's own library would look, from
+// a constructor that may come after the first call of ours, and in some builds with symbols of libc that musl lacks. Zero is
+// right on every CPU.
+#[cfg(target_arch = "aarch64")]
+core::arch::global_asm!(
+    ".pushsection .bss.__aarch64_have_lse_atomics, \"aw\", %nobits",
+    ".hidden __aarch64_have_lse_atomics",
+    ".globl __aarch64_have_lse_atomics",
+    "__aarch64_have_lse_atomics: .zero 1",
+    ".popsection",
+);
+
 /// Adds to a word that no other thread changes at the same time, but a signal handler of this one may: one instruction,
 /// so nothing comes in between, without the lock prefix, which beside a system call costs 15 ns (x86-64, measured).
 #[inline(always)]

@@ -169,7 +169,9 @@ unsafe extern "C" fn ours(nr: c_long, a: isize, b: isize, c: isize, d: isize, e:
             libc::SYS_ftruncate => hooks::truncated(fd, b as i64, || as_is() as c_int) as isize,
             libc::SYS_close => hooks::close_with(fd, || as_is() as c_int) as isize,
             libc::SYS_dup => hooks::duplicate_with(fd, || as_is() as c_int) as isize,
-            libc::SYS_dup3 | DUP2 => hooks::replace_with(fd, b as c_int, || as_is() as c_int) as isize,
+            nr if nr == DUP2 || nr == libc::SYS_dup3 => {
+                hooks::replace_with(fd, b as c_int, || as_is() as c_int) as isize
+            }
             libc::SYS_fcntl => hooks::fcntl_with(fd, b as c_int, || as_is() as c_int) as isize,
             libc::SYS_close_range => {
                 hooks::close_range_with(a as c_uint, b as c_uint, c as c_uint, || as_is() as c_int) as isize

@@ -4,11 +4,15 @@ use crate::lab::{Lab, path_str, run};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 
 /// Debian packages with libraries that the tests preload beside ours, and with programs that are on nobody's PATH.
 pub const APT_PACKAGES: &[&str] =
     &["libeatmydata1", "libfaketime", "libjemalloc2", "libtcmalloc-minimal4", "nocache", "postgresql"];
+
+/// Where Debian keeps the libraries of aarch64 on other machines.
+pub const AARCH64_LIBRARIES: &str = "/usr/aarch64-linux-gnu";
 
 /// A file of random bytes in memory (tmpfs): its pages are charged to no group of ours, and never have to be read again.
 pub fn random_file(lab: &Lab, bytes: u64) -> PathBuf {
@@ -60,6 +64,19 @@ pub fn c_program(lab: &Lab, name: &str) -> PathBuf {
 /// The same for musl in the place of glibc.
 pub fn musl_program(lab: &Lab, name: &str) -> PathBuf {
     compile("musl-gcc", &[], lab, name)
+}
+
+/// The same for aarch64: [`emulated`] runs it.
+pub fn aarch64_program(lab: &Lab, name: &str) -> PathBuf {
+    compile("aarch64-linux-gnu-gcc", &[], lab, name)
+}
+
+/// A program for aarch64, in an emulator that makes its system calls on this kernel. What it starts itself it starts on
+/// this machine.
+pub fn emulated(program: &Path) -> Command {
+    let mut command = Command::new("/usr/bin/qemu-aarch64-static");
+    command.args(["-L", AARCH64_LIBRARIES]).arg(program);
+    command
 }
 
 /// The same without any libc to load.

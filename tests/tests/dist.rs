@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const ARCHITECTURES: [&str; 1] = ["x86_64"];
+const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
 const LIBRARY: &str = "libfreeboard.so";
 const PROGRAM: &str = "freeboard";
 
@@ -35,6 +35,10 @@ fn they_ask_for_little_and_are_small() {
         Elf::read(&library).assert_at_home_on_every_libc();
         let asks = Elf::read(&program);
         assert!(!asks.has_loader && asks.needed.is_empty(), "{architecture}: the program is not static");
+        // what a static glibc loads at run time, and another root lacks
+        let names = b"/etc/nsswitch.conf";
+        let has_names = fs::read(&program).unwrap().windows(names.len()).any(|bytes| bytes == names);
+        assert!(!has_names, "{architecture}: the program asks for names of users or hosts");
         for (file, at_most) in [(library, 256 << 10), (program, 4 * MIB)] {
             let bytes = fs::metadata(&file).unwrap().len();
             println!("{architecture}: {} has {} KiB", file.file_name().unwrap().display(), bytes >> 10);
@@ -71,6 +75,56 @@ fn it_loads_and_paces_in_every_root() {
     rows.push(("no libc, a static program".into(), empty.run(COPY)));
 
     let rows: Vec<_> = rows.iter().map(|(name, run)| (name.as_str(), run)).collect();
+    table::print(test, &rows);
+    for (name, run) in rows {
+        run.assert_never_at_the_limit(name);
+    }
+}
+
+/// Its libraries and programs as they are, on this machine's kernel. The emulator knows neither cachestat nor seccomp, and
+/// does not wipe memory on fork.
+#[test]
+fn it_loads_and_paces_on_aarch64() {
+    let test = "aarch64, emulated";
+    let Some(lab) = Lab::shared(test) else { return };
+    let disk = SlowDisk::new(&lab, Filesystem::Xfs, DISK);
+    let library = built("aarch64", LIBRARY);
+    let asks = Elf::read(&library).undefined;
+    let glibc = Elf::read(&Path::new(programs::AARCH64_LIBRARIES).join("lib/libc.so.6")).exported;
+    assert!(asks.is_subset(&glibc), "glibc lacks {:?}", asks.difference(&glibc));
+    assert_eq!(asks, Elf::read(&built("x86_64", LIBRARY)).undefined, "asks for more than on x86-64");
+
+    let written = disk.dir().join("written");
+    let mut each_way = programs::emulated(&programs::aarch64_program(&lab, "each_way"));
+    each_way.arg(&written).env("LD_PRELOAD", &library);
+    succeed(&mut each_way).unwrap_or_else(|error| panic!("{error:#}"));
+    assert_eq!(fs::metadata(&written).unwrap().len(), 7 * MIB);
+    disk.settle();
+
+    let (source, copy, report) = (programs::random_file(&lab, DATA), disk.dir().join("copy"), lab.dir().join("report"));
+    let measured = |command: &Command, page_bytes: &str| {
+        let mut freeboard = programs::emulated(&built("aarch64", PROGRAM));
+        freeboard.args(["run", "--quiet", "--notify", "never", "--report"]).arg(&report).arg("--");
+        freeboard.arg(command.get_program()).args(command.get_args()).env("QEMU_PAGESIZE", page_bytes);
+        let run = measure(&lab, 2 * LIMIT, &mut freeboard);
+        disk.settle();
+        run.assert_ok("an emulated program");
+        (run, freeboard::reported(&report, "written_bytes"))
+    };
+    let mut streams = programs::emulated(&programs::aarch64_program(&lab, "streams"));
+    streams.arg(&written).arg(MIB.to_string());
+    let mut copies = programs::emulated(&programs::aarch64_program(&lab, "copy"));
+    copies.args([&source, &copy]);
+    let mut rows = Vec::new();
+    for (name, command, output) in [("stdio", &streams, &written), ("copy", &copies, &copy)] {
+        let (run, seen) = measured(command, "4096");
+        assert_eq!(seen, fs::metadata(output).unwrap().len() as f64, "{name}");
+        rows.push((name, run));
+    }
+    let (_, seen) = measured(&streams, "65536");
+    assert_eq!(seen, 0.0, "it counts pages of 4 KiB where they have 64");
+    truth::assert_same(&copy, &source);
+    let rows: Vec<_> = rows.iter().map(|(name, run)| (*name, run)).collect();
     table::print(test, &rows);
     for (name, run) in rows {
         run.assert_never_at_the_limit(name);

@@ -1,5 +1,6 @@
 //! What the tests run beside Rust, and where Debian keeps it.
 
+use crate::dist;
 use anyhow::{Context, bail};
 use freeboard_tests::{docker, guest, programs};
 use std::path::Path;
@@ -24,6 +25,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("node", "nodejs"),
     ("perl", "perl"),
     ("python3", "python3"),
+    ("qemu-aarch64-static", "qemu-user-static"),
     ("qemu-img", "qemu-utils"),
     ("rsync", "rsync"),
     ("sqlite3", "sqlite3"),
@@ -34,14 +36,18 @@ const PROGRAMS: &[(&str, &str)] = &[
 pub fn missing_for_tests() -> Vec<&'static str> {
     let all: Vec<_> = PROGRAMS.iter().map(|&(program, _)| program).collect();
     let mut packages = missing(&all);
-    // where there is no dpkg, the engine and the guest say themselves what they lack
-    if on_path("dpkg-query") {
-        let others = docker::APT_PACKAGES.iter().chain(guest::APT_PACKAGES).chain(programs::APT_PACKAGES).copied();
-        packages.extend(others.filter(|package| !is_installed(package)));
+    for others in [dist::APT_PACKAGES, docker::APT_PACKAGES, guest::APT_PACKAGES, programs::APT_PACKAGES] {
+        packages.extend(not_installed(others));
     }
     packages.sort_unstable();
     packages.dedup();
     packages
+}
+
+/// Those of the packages that this machine lacks. Where there is no dpkg, who needs them says so.
+pub fn not_installed(packages: &[&'static str]) -> Vec<&'static str> {
+    let is_missing = |package: &&&str| on_path("dpkg-query") && !is_installed(package);
+    packages.iter().filter(is_missing).copied().collect()
 }
 
 /// The packages of those of the programs that this machine lacks.
