@@ -7,7 +7,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use xshell::{Shell, cmd};
+use xshell::{PushEnv, Shell, cmd};
 
 /// Debian packages that aarch64 is built with.
 pub const APT_PACKAGES: &[&str] = &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "mmdebstrap"];
@@ -28,40 +28,46 @@ pub fn run() -> anyhow::Result<()> {
     deps::install(&deps::not_installed(APT_PACKAGES))?;
     let sh = Shell::new()?;
     let products = target_dir()?;
-    build(&sh, &products, "x86_64", None)?;
+    // beside what `cargo build --release` has made or will make, which is nearly all of it
+    build(&sh, &products, "x86_64", &[], "strip")?;
     let toolchain = Toolchain::of_debian(&sh, &products)?;
-    build(&sh, &products, "aarch64", Some(&toolchain))
+    let _toolchain = toolchain.put_in_force(&sh);
+    build(&sh, &products, "aarch64", &["--target", "aarch64-unknown-linux-gnu"], "aarch64-linux-gnu-strip")
 }
 
-fn build(sh: &Shell, products: &Path, architecture: &str, toolchain: Option<&Toolchain>) -> anyhow::Result<()> {
+/// `target`: flags for one that is not this machine's own.
+fn build(sh: &Shell, products: &Path, architecture: &str, target: &[&str], strip: &str) -> anyhow::Result<()> {
     let start = Instant::now();
-    let target = format!("{architecture}-unknown-linux-gnu");
-    let variable = |of: &str| format!("CARGO_TARGET_{}_{of}", target.replace('-', "_").to_uppercase());
-    let _strip = sh.push_env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
-    let mut flags = String::new();
-    let mut environment = Vec::new();
-    if let Some(Toolchain { rustc, linker, lld }) = toolchain {
-        environment.push(sh.push_env("RUSTC", rustc));
-        environment.push(sh.push_env(variable("LINKER"), linker));
-        flags = format!("-C link-arg=-fuse-ld=lld -C link-arg=-B{}", lld.display());
-    }
-    let cargo = ["build", "--release", "--locked", "--target", &target, "--package"];
-    cmd!(sh, "cargo {cargo...} freeboard-preload").env(variable("RUSTFLAGS"), &flags).run()?;
-    // not for the library, which is to use the application's own libc
-    flags.push_str(" -C target-feature=+crt-static");
-    cmd!(sh, "cargo {cargo...} freeboard-sidecar").env(variable("RUSTFLAGS"), &flags).run()?;
+    let cargo = ["rustc", "--release", "--locked"];
+    cmd!(sh, "cargo {cargo...} {target...} --package freeboard-preload").run()?;
+    // not the library, which is to use the application's own libc
+    let program = ["--package", "freeboard-sidecar", "--bin", "freeboard", "--", "-C", "target-feature=+crt-static"];
+    cmd!(sh, "cargo {cargo...} {target...} {program...}").run()?;
 
     let dist = products.join("dist").join(architecture);
     sh.create_dir(&dist)?;
+    let built = target.last().map_or_else(|| products.to_owned(), |target| products.join(target)).join("release");
     for file in ["freeboard", "libfreeboard.so"] {
-        sh.copy_file(products.join(&target).join("release").join(file), &dist)?;
-        println!("{}: {} bytes", dist.join(file).display(), dist.join(file).metadata()?.len());
+        let to = dist.join(file);
+        cmd!(sh, "{strip} -o {to}").arg(built.join(file)).run()?;
+        println!("{}: {} bytes", to.display(), to.metadata()?.len());
     }
     println!("{architecture}: {:.0} s", start.elapsed().as_secs_f64());
     Ok(())
 }
 
 impl Toolchain {
+    /// For every build until what it returns is dropped.
+    fn put_in_force<'sh>(&self, sh: &'sh Shell) -> [PushEnv<'sh>; 3] {
+        let of_target = |name: &str| format!("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_{name}");
+        let lld = format!("-C link-arg=-fuse-ld=lld -C link-arg=-B{}", self.lld.display());
+        [
+            sh.push_env("RUSTC", &self.rustc),
+            sh.push_env(of_target("LINKER"), self.linker),
+            sh.push_env(of_target("RUSTFLAGS"), lld),
+        ]
+    }
+
     /// Debian's newest rustc with the standard library for aarch64, unpacked into a directory of its own, where it stays.
     /// It wants a libc that may be newer than this machine's, and runs with its own; what it makes is linked with this
     /// machine's.
