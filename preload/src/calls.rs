@@ -390,18 +390,73 @@ pub fn has_queued() -> bool {
     HAS_QUEUED.load(Relaxed)
 }
 
-/// A write that is about to be submitted to a queue of the kernel's, which makes it at its own time: booked as if it were
-/// made now. `offset`: `None` where only the kernel knows.
-pub fn queue(fd: c_int, offset: Option<u64>, bytes: u64) {
-    if descriptors::get(fd).is_aside() {
-        return;
+/// The writes of one submission to a queue of the kernel's, which makes them at its own time: booked as if they were made
+/// now, and held back together.
+#[derive(Default)]
+pub struct Batch {
+    /// Reserved in the ledger, and not booked yet.
+    charge: u64,
+    last: Option<(&'static File, c_int)>,
+}
+
+impl Batch {
+    /// One of them; before any is booked. `offset`: `None` where only the kernel knows.
+    pub fn expect(&mut self, fd: c_int, offset: Option<u64>, bytes: u64) {
+        if descriptors::get(fd).is_aside() {
+            return;
+        }
+        if let Some(file) = tracked(fd) {
+            self.charge = self.charge.saturating_add(queued_charge(offset, bytes).1);
+            self.last = Some((file, fd));
+        }
     }
-    let Some(file) = tracked(fd) else { return };
-    HAS_QUEUED.store(true, Relaxed);
-    let bytes = (bytes as usize).min(MAX_RW_COUNT);
-    let charge = offset.map_or_else(|| ledger::charge(bytes), |offset| ledger::charge_at(offset, bytes));
-    admit(file, fd, charge, || touch(file, offset, bytes as u64));
-    file.count(charge, bytes as u64);
+
+    /// Waits for room for all of them.
+    pub fn admit(&self) {
+        if let Some((file, fd)) = self.last {
+            HAS_QUEUED.store(true, Relaxed);
+            reserve(file, fd, self.charge);
+        }
+    }
+
+    /// Puts one of them on its file's account.
+    pub fn book(&mut self, fd: c_int, offset: Option<u64>, bytes: u64) {
+        if let Some(file) = descriptors::get(fd).file().filter(|_| self.last.is_some()) {
+            let (bytes, charge) = queued_charge(offset, bytes);
+            // what one has changed meanwhile is the ledger's loss
+            ledger::reserve_anyway(charge.saturating_sub(self.charge));
+            self.charge = self.charge.saturating_sub(charge);
+            touch(file, offset, bytes);
+            file.owe(charge);
+            file.count(charge, bytes);
+        }
+    }
+
+    /// All are booked. The last descriptor that is written to.
+    pub fn end(self) -> Option<c_int> {
+        ledger::credit(self.charge);
+        self.last.map(|(_, fd)| fd)
+    }
+}
+
+/// A booked write that the kernel did not take.
+pub fn unqueue(fd: c_int, offset: Option<u64>, bytes: u64) {
+    if let Some(file) = descriptors::get(fd).file() {
+        let (bytes, charge) = queued_charge(offset, bytes);
+        ledger::credit(file.forgive(charge));
+        let taken = |written: u64| Some(written.saturating_sub(bytes));
+        let _ = TOTALS.written_bytes.fetch_update(Relaxed, Relaxed, taken);
+    }
+}
+
+/// Bytes of one call, at most, and their charge.
+fn queued_charge(offset: Option<u64>, bytes: u64) -> (u64, u64) {
+    let bytes = bytes.min(MAX_RW_COUNT as u64);
+    let charge = match offset {
+        Some(offset) => ledger::charge_at(offset, bytes as usize),
+        None => ledger::charge(bytes as usize),
+    };
+    (bytes, charge)
 }
 
 /// It was submitted.

@@ -39,7 +39,7 @@ const HANDOVER_MS: u64 = 50;
 const KEEP_REMOTE_NS: u64 = 100_000_000;
 
 /// Longest wait for it to leave.
-const DISMISS_MS: u32 = 100;
+const DISMISS_MS: u32 = 2000;
 
 const FREE: u32 = 0;
 const CLAIMED: u32 = 1;
@@ -120,6 +120,9 @@ pub fn give_up() {
 /// Ends the thread, and waits for that unless it is in the middle of a long call.
 pub fn dismiss() {
     let tid = TID.load(Acquire);
+    if tid == 0 {
+        return;
+    }
     DISMISSED.store(true, Release);
     ring();
     for _ in 0..DISMISS_MS {

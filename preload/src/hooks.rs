@@ -7,7 +7,7 @@
 use crate::real::interpose;
 use crate::{calls, closing, descriptors, helper, process, seccomp, sweep};
 use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
-use libc::{iovec, mode_t, off_t, pid_t, size_t, ssize_t};
+use libc::{gid_t, iovec, mode_t, off_t, pid_t, size_t, ssize_t, uid_t};
 
 /// A vector at an offset; a negative one is pwritev2's way of saying "at the file's own".
 pub fn vectored_at(fd: c_int, offset: off_t, call: impl Fn() -> ssize_t + Copy) -> ssize_t {
@@ -240,7 +240,27 @@ interpose! {
     fn __fork() -> pid_t
         | libc::SYS_clone, [libc::SIGCHLD, 0, 0, 0, 0] => forked(next::__fork());
 
-    // what a process with a second thread may not do
+    // what a process with a second thread may not do, or what such a thread would not hear of
+    fn setuid(user: uid_t) -> c_int
+        | libc::SYS_setuid, [user] => alone(|| next::setuid(user));
+    fn seteuid(user: uid_t) -> c_int
+        | libc::SYS_setresuid, [-1, user, -1] => alone(|| next::seteuid(user));
+    fn setreuid(user: uid_t, effective: uid_t) -> c_int
+        | libc::SYS_setreuid, [user, effective] => alone(|| next::setreuid(user, effective));
+    fn setresuid(user: uid_t, effective: uid_t, saved: uid_t) -> c_int
+        | libc::SYS_setresuid, [user, effective, saved] => alone(|| next::setresuid(user, effective, saved));
+    fn setgid(group: gid_t) -> c_int
+        | libc::SYS_setgid, [group] => alone(|| next::setgid(group));
+    fn setegid(group: gid_t) -> c_int
+        | libc::SYS_setresgid, [-1, group, -1] => alone(|| next::setegid(group));
+    fn setregid(group: gid_t, effective: gid_t) -> c_int
+        | libc::SYS_setregid, [group, effective] => alone(|| next::setregid(group, effective));
+    fn setresgid(group: gid_t, effective: gid_t, saved: gid_t) -> c_int
+        | libc::SYS_setresgid, [group, effective, saved] => alone(|| next::setresgid(group, effective, saved));
+    fn setgroups(count: size_t, groups: *const gid_t) -> c_int
+        | libc::SYS_setgroups, [count, groups] => alone(|| next::setgroups(count, groups));
+    fn capset(header: *mut c_void, data: *const c_void) -> c_int
+        | libc::SYS_capset, [header, data] => alone(|| next::capset(header, data));
     fn unshare(flags: c_int) -> c_int
         | libc::SYS_unshare, [flags] => alone(|| next::unshare(flags));
     fn setns(fd: c_int, kind: c_int) -> c_int
@@ -276,7 +296,8 @@ fn forked(result: pid_t) -> pid_t {
     result
 }
 
-/// A call that the kernel refuses where there is another thread, or one that shares the root directory: without ours.
+/// A call that the kernel refuses where there is another thread, or one that shares the root directory; or one that changes
+/// what each thread may do, of which libc tells only its own: without ours.
 pub fn alone<T>(call: impl FnOnce() -> T) -> T {
     if process::is_ours() {
         helper::dismiss();

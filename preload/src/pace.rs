@@ -10,7 +10,7 @@
 
 use crate::files::{self, File};
 use crate::ledger::{self, TOTALS};
-use crate::{look, process, region, sys};
+use crate::{look, process, region, sweep, sys};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use freeboard_budget::layout::Aside;
@@ -147,6 +147,7 @@ fn forget_debts() {
             ledger::credit(file.take_all());
         }
         ledger::credit(files::closed().swap(0, Relaxed));
+        sweep::forget();
         give(mine);
     }
 }

@@ -11,45 +11,59 @@ use crate::real::Next;
 use crate::{calls, sweep, sys};
 use core::ffi::{c_int, c_long};
 
-/// libaio's `struct iocb`, as the kernel has it (`include/uapi/linux/aio_abi.h`).
-#[repr(C)]
-pub struct Block {
-    _data: u64,
-    _key: [u32; 2],
-    operation: u16,
-    _priority: i16,
-    fd: u32,
-    buffer: usize,
-    /// Bytes, or vectors.
-    count: u64,
-    offset: u64,
+/// libaio's `struct iocb`, as the kernel has it (`include/uapi/linux/aio_abi.h`), in words: operation and descriptor stand in
+/// the third, then the buffer, bytes or vectors, and the offset.
+pub type Block = [u64; 8];
+
+/// One write of a submission.
+struct Write {
+    fd: c_int,
+    /// `None`: the file's own.
+    offset: Option<u64>,
+    bytes: u64,
 }
 
-/// Submits blocks by `call`, and books what they write. The last file that is written to is looked after: a look that has
-/// to wait comes by all others.
+/// What a block writes. What the kernel could not read writes nothing.
+fn block_at(blocks: *const *const Block, index: usize) -> Option<Write> {
+    const PWRITE: u16 = 1;
+    const PWRITEV: u16 = 8;
+    let [block] = sys::read_words(blocks.wrapping_add(index).cast::<[u64; 1]>())?;
+    let [_, _, what, buffer, count, offset, ..] = sys::read_words(block as *const Block)?;
+    let bytes = match what as u16 {
+        PWRITE => count,
+        PWRITEV => vector_bytes(buffer as usize, count),
+        _ => return None,
+    };
+    Some(Write { fd: (what >> 32) as c_int, offset: Some(offset), bytes })
+}
+
+/// Submits blocks by `call`, and books what they write.
 ///
 /// # Safety
 /// As io_submit(2) asks of its arguments.
 pub unsafe fn submit_blocks(count: c_long, blocks: *const *const Block, call: impl FnOnce() -> isize) -> isize {
-    let mut last = None;
-    const PWRITE: u16 = 1;
-    const PWRITEV: u16 = 8;
-    for index in 0..usize::try_from(count).unwrap_or(0) {
-        // SAFETY: the caller's: so many pointers to blocks.
-        let block = unsafe { &**blocks.add(index) };
-        let bytes = match block.operation {
-            PWRITE => block.count,
-            PWRITEV => vector_bytes(block.buffer, block.count),
-            _ => continue,
-        };
-        calls::queue(block.fd as c_int, Some(block.offset), bytes);
-        last = Some(block.fd as c_int);
-    }
+    let count = usize::try_from(count).unwrap_or(0);
+    let each = |from: usize, act: &mut dyn FnMut(&Write)| {
+        (from..count).filter_map(|index| block_at(blocks, index)).for_each(|write| act(&write));
+    };
+    let last = book(&|act| each(0, act));
     let submitted = call();
+    // what the kernel did not take is submitted once more, or never
+    each(submitted.max(0) as usize, &mut |write| calls::unqueue(write.fd, write.offset, write.bytes));
     if let Some(fd) = last {
         calls::queued(fd);
     }
     submitted
+}
+
+/// Books the writes of one submission: held back once, before the first, because none is on its way yet. The last file that
+/// is written to, which is to be looked after: a look that has to wait comes by all others.
+fn book(each: &dyn Fn(&mut dyn FnMut(&Write))) -> Option<c_int> {
+    let mut batch = calls::Batch::default();
+    each(&mut |write| batch.expect(write.fd, write.offset, write.bytes));
+    batch.admit();
+    each(&mut |write| batch.book(write.fd, write.offset, write.bytes));
+    batch.end()
 }
 
 /// The bytes of a vector, as far as its memory can be read.
@@ -72,7 +86,13 @@ struct Ring {
     entries: *const Entry,
     head: u32,
     tail: u32,
+    _area: [usize; 2],
+    _numbers: [u32; 4],
+    _completions: [u64; 11],
+    setup_flags: u32,
 }
+
+const _: () = assert!(core::mem::offset_of!(Ring, setup_flags) == 192);
 
 /// The kernel's `struct io_uring_sqe` (`include/uapi/linux/io_uring.h`).
 #[repr(C)]
@@ -92,37 +112,54 @@ const _: () = assert!(size_of::<Entry>() == 64);
 
 impl Ring {
     /// Submits by `call`, and books what is written.
-    unsafe fn submit(&self, call: impl FnOnce() -> c_int) -> c_int {
-        const WRITEV: u8 = 2;
-        const WRITE_FIXED: u8 = 5;
-        const WRITE: u8 = 23;
-        const SPLICE: u8 = 30;
+    ///
+    /// # Safety
+    /// `ring` is a ring of liburing's.
+    unsafe fn submit(ring: *const Ring, call: impl FnOnce() -> c_int) -> c_int {
         /// `IOSQE_FIXED_FILE`: the descriptor is an index into a table of the ring's.
         const FIXED_FILE: u8 = 1;
-        let mut last = None;
-        for step in 0..self.tail.wrapping_sub(self.head) {
-            let index = self.head.wrapping_add(step);
-            // SAFETY: liburing's own: the mask keeps every index within the entries. (Where they are twice as long, every
-            // other one is looked at; those go to devices, not to files.)
-            let entry = unsafe { &*self.entries.add((index & *self.mask) as usize) };
-            let bytes = match entry.operation {
-                WRITE | WRITE_FIXED | SPLICE => u64::from(entry.count),
-                WRITEV => vector_bytes(entry.buffer as usize, entry.count.into()),
-                _ => continue,
-            };
-            if entry.flags & FIXED_FILE != 0 {
-                sweep::admit();
-            } else {
-                // the largest is its way of saying "at the file's own"
-                calls::queue(entry.fd, Some(entry.offset).filter(|&offset| offset != u64::MAX), bytes);
-                last = Some(entry.fd);
+        /// `IORING_SETUP_SQE128`: entries twice as long, for devices.
+        const LONG_ENTRIES: u32 = 1 << 10;
+        // SAFETY: the caller's; nothing holds on to it, because the call changes it.
+        let (head, tail, mask, entries, flags) =
+            unsafe { ((*ring).head, (*ring).tail, *(*ring).mask, (*ring).entries, (*ring).setup_flags) };
+        let count = if flags & LONG_ENTRIES == 0 { tail.wrapping_sub(head) } else { 0 };
+        // SAFETY: liburing's own: the mask keeps every index within the entries.
+        let entry_at = |step: u32| unsafe { entries.add((head.wrapping_add(step) & mask) as usize).read() };
+        let each = |act: &mut dyn FnMut(&Write)| {
+            for entry in (0..count).map(entry_at).filter(|entry| entry.flags & FIXED_FILE == 0) {
+                if let Some(bytes) = entry.writes() {
+                    // the largest is its way of saying "at the file's own"
+                    let offset = Some(entry.offset).filter(|&offset| offset != u64::MAX);
+                    act(&Write { fd: entry.fd, offset, bytes });
+                }
             }
+        };
+        if (0..count).map(entry_at).any(|entry| entry.flags & FIXED_FILE != 0 && entry.writes().is_some()) {
+            sweep::admit();
         }
+        let last = book(&each);
         let submitted = call();
         if let Some(fd) = last {
             calls::queued(fd);
         }
         submitted
+    }
+}
+
+impl Entry {
+    /// How much it writes; `None`: it does something else.
+    fn writes(&self) -> Option<u64> {
+        const WRITEV: u8 = 2;
+        const WRITE_FIXED: u8 = 5;
+        const WRITE: u8 = 23;
+        const SPLICE: u8 = 30;
+        const WRITEV_FIXED: u8 = 61;
+        match self.operation {
+            WRITE | WRITE_FIXED | SPLICE => Some(u64::from(self.count)),
+            WRITEV | WRITEV_FIXED => Some(vector_bytes(self.buffer as usize, self.count.into())),
+            _ => None,
+        }
     }
 }
 
@@ -156,7 +193,7 @@ macro_rules! submit {
                 // SAFETY: the function of this name, which takes what we were given.
                 let call = || unsafe { core::mem::transmute::<usize, Function>(at)(ring, a, b, c, d, e) };
                 // SAFETY: the application's own ring.
-                unsafe { (*ring).submit(call) }
+                unsafe { Ring::submit(ring, call) }
             }
         )*
 

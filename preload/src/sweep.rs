@@ -49,8 +49,10 @@ static UNAVAILABLE: AtomicBool = AtomicBool::new(false);
 /// What the last look found: unwritten and in no other account of the ledger.
 static FOUND: AtomicU64 = AtomicU64::new(0);
 static FOUND_AT: AtomicU64 = AtomicU64::new(0);
-/// The last look sent all that it found.
-static IS_SENT: AtomicBool = AtomicBool::new(false);
+/// What was on its way after the last look.
+static SENT: AtomicU64 = AtomicU64::new(0);
+/// What of [`FOUND`] is not waited for any more.
+static FORGIVEN: AtomicU64 = AtomicU64::new(0);
 static LOOKED_AT: AtomicU64 = AtomicU64::new(0);
 static GIVEN_BACK_AT: AtomicU64 = AtomicU64::new(0);
 /// Somebody submits, and the last look was a while ago.
@@ -59,7 +61,16 @@ static IS_ASKED: AtomicBool = AtomicBool::new(false);
 /// A child of fork has no reason yet, and owes nothing.
 pub fn reset() {
     REASONS.store(0, Relaxed);
-    FOUND.store(0, Relaxed);
+    for word in [&FOUND, &SENT, &FORGIVEN] {
+        word.store(0, Relaxed);
+    }
+}
+
+/// The disk makes no progress: what was found is not waited for any more.
+pub fn forget() {
+    let found = FOUND.swap(0, AcqRel);
+    FORGIVEN.fetch_add(found, Relaxed);
+    ledger::credit(found);
 }
 
 /// A filter forbids what it takes.
@@ -166,10 +177,6 @@ pub struct Sweeper {
     kept: [Kept; KEPT],
     walked_at: u64,
     walk_took: u64,
-    /// A file whose pages cachestat cannot see was met by the last walk.
-    is_blind: bool,
-    /// What the group has unwritten and no other account explains, by the last walk.
-    unexplained: u64,
 }
 
 /// What one look found.
@@ -182,18 +189,14 @@ struct Found {
     unwritten: u64,
     /// Of it, what is on its way.
     writeback: u64,
+    /// What was sent by this look.
+    started: u64,
     dev: u64,
 }
 
 impl Sweeper {
     pub const fn new() -> Sweeper {
-        Sweeper {
-            kept: [Kept { fd: -1, key: 0, dev: 0, is_met: false }; KEPT],
-            walked_at: 0,
-            walk_took: 0,
-            is_blind: false,
-            unexplained: 0,
-        }
+        Sweeper { kept: [Kept { fd: -1, key: 0, dev: 0, is_met: false }; KEPT], walked_at: 0, walk_took: 0 }
     }
 
     /// Looks, if it is time. How long until the next look, in nanoseconds; `None`: there is nothing to look at any more.
@@ -219,14 +222,14 @@ impl Sweeper {
         if is_due || before == 0 {
             self.walk(before, &mut found, now);
         }
-        if self.is_blind && self.unexplained != u64::MAX {
-            found.unwritten = self.unexplained;
-        }
-        settle(before, &found);
+        settle(&found);
         if found.unwritten > 0 {
             FOUND_AT.store(now, Relaxed);
         } else if reasons == MAPS && idle_ns > IDLE_NS && !has_maps() {
-            REASONS.store(0, Relaxed);
+            REASONS.fetch_and(!MAPS, AcqRel);
+            if has_maps() {
+                REASONS.fetch_or(MAPS, AcqRel); // one that was made just now
+            }
         }
         Some(BUSY_NS)
     }
@@ -252,14 +255,13 @@ impl Sweeper {
         // the sidecar looks less often while nobody tells of writes
         let unwritten = apart::alone(group::unwritten).flatten();
         let explained = ledger::owed().saturating_sub(before).saturating_add(region::owed_by_others());
-        self.unexplained = match unwritten {
+        let unexplained = match unwritten {
             _ if region::allowed() == u64::MAX => 0,
             Some(unwritten) => unwritten.saturating_sub(explained),
             None => u64::MAX,
         };
-        self.is_blind = false;
         // as far as the kernel's counters lag there may be nothing
-        if self.unexplained <= COUNTER_LAG {
+        if unexplained <= COUNTER_LAG {
             self.kept.iter_mut().for_each(Kept::close);
             *found = Found::default();
             return;
@@ -307,10 +309,13 @@ impl Sweeper {
         if fd < 0 {
             return true;
         }
+        if sys::fstat(fd).is_none_or(|stat| files::key(&stat) != key) {
+            sys::close(fd); // the name is another file's by now
+            return true;
+        }
         match (found.look_at(fd, key, dev), self.kept.iter_mut().find(|kept| kept.fd < 0)) {
             (Some(1..), Some(place)) => *place = Kept { fd, key, dev, is_met: true },
-            (seen, _) => {
-                self.is_blind |= seen.is_none();
+            _ => {
                 sys::close(fd);
             }
         }
@@ -334,7 +339,8 @@ impl Found {
             files::all().filter(|file| file.is_open() && file.key() == key).map(files::File::owed).sum();
         match sys::cachestat(fd, 0, 0) {
             Ok(stat) if stat.cached > 0 => {
-                let unwritten = stat.dirty.saturating_add(stat.writeback).saturating_mul(PAGE);
+                // a page that was made dirty again on its way is both
+                let unwritten = stat.dirty.saturating_add(stat.writeback).min(stat.cached).saturating_mul(PAGE);
                 let unseen = unwritten.saturating_sub(explained);
                 if unseen > 0 {
                     self.dev = dev;
@@ -360,11 +366,12 @@ impl Found {
     }
 
     /// Starts writeback of what is dirty, of which so much was seen by nobody else.
-    fn send(&self, fd: c_int, dirty: u64, unseen: u64) {
+    fn send(&mut self, fd: c_int, dirty: u64, unseen: u64) {
         if self.is_sent && dirty > 0 {
             sys::start_writeback(fd, 0, 0);
             let left = sys::cachestat(fd, 0, 0).unwrap_or_default().dirty;
             let started = dirty.saturating_sub(left).saturating_mul(PAGE).min(unseen);
+            self.started = self.started.saturating_add(started);
             TOTALS.swept_bytes.fetch_add(started, Relaxed);
             TOTALS.flushed_bytes.fetch_add(started, Relaxed);
         }
@@ -380,17 +387,19 @@ impl Found {
 }
 
 /// Puts what was found on the ledger's account, in place of what was found before.
-fn settle(before: u64, found: &Found) {
-    FOUND.store(found.unwritten, Relaxed);
-    if found.unwritten > before {
-        ledger::reserve_anyway(found.unwritten - before);
+fn settle(found: &Found) {
+    let forgiven = FORGIVEN.fetch_min(found.unwritten, Relaxed).min(found.unwritten);
+    let owed = found.unwritten - forgiven;
+    let before = FOUND.swap(owed, AcqRel);
+    if owed > before {
+        ledger::reserve_anyway(owed - before);
     } else {
-        ledger::credit(before - found.unwritten);
+        ledger::credit(before - owed);
     }
-    // all that was sent before, and is not on its way any more, has arrived
-    let is_sent = IS_SENT.swap(found.is_sent, Relaxed);
-    TOTALS.confirmed_bytes.fetch_add(if is_sent { before.saturating_sub(found.writeback) } else { 0 }, Relaxed);
-    if found.unwritten == 0 && before == 0 {
+    // what was on its way, and is not any more, has arrived
+    let sent = SENT.swap(found.writeback.saturating_add(found.started), Relaxed);
+    TOTALS.confirmed_bytes.fetch_add(sent.saturating_sub(found.writeback), Relaxed);
+    if owed == 0 && before == 0 {
         return;
     }
     if found.dev != 0 {

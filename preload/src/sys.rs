@@ -367,17 +367,23 @@ pub fn trust_memory() {
 
 /// The offset that the application keeps there; `None` where the kernel would fault.
 pub fn read_offset(from: *const i64) -> Option<i64> {
+    read_words(from.cast()).map(|[offset]: [u64; 1]| offset as i64)
+}
+
+/// The words that the application keeps there, for the kernel to read; `None` where it would fault.
+pub fn read_words<const N: usize>(from: *const [u64; N]) -> Option<[u64; N]> {
     if !MEMORY_IS_TRUSTED.load(Relaxed) {
-        let mut offset = 0i64;
-        let local = libc::iovec { iov_base: (&raw mut offset).cast(), iov_len: size_of::<i64>() };
-        let remote = libc::iovec { iov_base: from.cast_mut().cast(), iov_len: size_of::<i64>() };
+        let mut words = [0u64; N];
+        let bytes = size_of_val(&words);
+        let local = libc::iovec { iov_base: (&raw mut words).cast(), iov_len: bytes };
+        let remote = libc::iovec { iov_base: from.cast_mut().cast(), iov_len: bytes };
         match raw!(libc::SYS_process_vm_readv, getpid(), &raw const local, 1, &raw const remote, 1, 0) {
-            8 => return Some(offset),
+            got if got == bytes as isize => return Some(words),
             got if got >= 0 || got == -(libc::EFAULT as isize) => return None,
             _ => trust_memory(), // it is denied (Docker's default profile does so)
         }
     }
-    // SAFETY: the application passes the address to the kernel, as an offset that it will read and write.
+    // SAFETY: the application passes the address to the kernel, which reads as much there.
     Some(unsafe { from.read_unaligned() })
 }
 

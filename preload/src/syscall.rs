@@ -25,7 +25,7 @@ const DUP2: c_long = libc::SYS_dup2;
 #[cfg(not(target_arch = "x86_64"))]
 const DUP2: c_long = libc::SYS_dup3;
 
-const OURS: [c_long; 25] = [
+const OURS: [c_long; 33] = [
     libc::SYS_write,
     libc::SYS_pwrite64,
     libc::SYS_writev,
@@ -46,6 +46,14 @@ const OURS: [c_long; 25] = [
     libc::SYS_lseek,
     libc::SYS_unshare,
     libc::SYS_setns,
+    libc::SYS_setuid,
+    libc::SYS_setreuid,
+    libc::SYS_setresuid,
+    libc::SYS_setgid,
+    libc::SYS_setregid,
+    libc::SYS_setresgid,
+    libc::SYS_setgroups,
+    libc::SYS_capset,
     libc::SYS_prctl,
     libc::SYS_seccomp,
     libc::SYS_io_submit,
@@ -178,13 +186,24 @@ unsafe extern "C" fn ours(nr: c_long, a: isize, b: isize, c: isize, d: isize, e:
             }
             libc::SYS_openat => hooks::opened(as_is() as c_int) as isize,
             libc::SYS_lseek => hooks::moved_unless_asked(fd, b as i64, c as c_int, as_is() as i64) as isize,
-            libc::SYS_unshare | libc::SYS_setns => hooks::alone(as_is),
+            libc::SYS_unshare
+            | libc::SYS_setns
+            | libc::SYS_setuid
+            | libc::SYS_setreuid
+            | libc::SYS_setresuid
+            | libc::SYS_setgid
+            | libc::SYS_setregid
+            | libc::SYS_setresgid
+            | libc::SYS_setgroups
+            | libc::SYS_capset => hooks::alone(as_is),
             libc::SYS_prctl if seccomp::is_filter(a as c_int) => seccomp::filters(as_is),
             libc::SYS_seccomp if seccomp::is_filter_operation(a as c_long) => seccomp::filters(as_is),
             libc::SYS_io_submit => queues::submit_blocks(b as c_long, c as _, as_is),
             libc::SYS_io_uring_setup => {
                 let ring = as_is();
-                sweep::queued();
+                if ring >= 0 {
+                    sweep::queued();
+                }
                 ring
             }
             // to submit nothing is to wait

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::time::{Duration, Instant};
 use support::*;
 
 const MIB: u64 = 1 << 20;
@@ -82,6 +83,24 @@ fn alerts_and_dashboard_name_what_there_is() {
         let strange: Vec<_> = used.difference(&there).collect();
         assert!(strange.is_empty(), "{file} uses {strange:?}, and there is {there:?}");
     }
+}
+
+#[test]
+fn nobody_who_reaches_the_port_can_harm_it() {
+    let address = address();
+    let _sidecar = Sidecar::start(&["--metrics", &address.to_string()]);
+    eventually("it answers", || get(address, "/healthz").is_some());
+    let send = |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let _ = stream.write_all(bytes); // it may have hung up already
+        stream
+    };
+    let lengths = [2000, u64::MAX].map(|length| format!("POST /metrics HTTP/1.1\r\nContent-Length: {length}\r\n\r\n"));
+    let silent = [lengths[0].as_bytes(), lengths[1].as_bytes(), b"GET /metr", b"", &[b'x'; 100_000]].map(send);
+    let start = Instant::now();
+    assert_eq!(get(address, "/healthz").unwrap().0, "HTTP/1.1 200 OK");
+    assert!(start.elapsed() < Duration::from_secs(20), "held up for {:?}", start.elapsed());
+    drop(silent);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 // processes CASE DIRECTORY: a program that writes makes processes, ends them, or lives where something is missing. It
 // prints what came of it, descriptor numbers included.
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -343,6 +345,54 @@ static void own_namespaces(void) {
   next_number();
 }
 
+// The least of the user ids that a thread of this process has.
+static unsigned least_user(void) {
+  unsigned least = UINT_MAX;
+  DIR *tasks = opendir("/proc/self/task");
+  for (struct dirent *task; tasks && (task = readdir(tasks));) {
+    char path[300], line[256];
+    snprintf(path, sizeof path, "/proc/self/task/%s/status", task->d_name);
+    FILE *status = fopen(path, "r");
+    for (unsigned user; status && fgets(line, sizeof line, status);) {
+      if (sscanf(line, "Uid: %u", &user) == 1 && user < least) least = user;
+    }
+    if (status) fclose(status);
+  }
+  if (tasks) closedir(tasks);
+  return least;
+}
+
+static void gives_up_rights(void) {
+  for (int n = 0; n < 8; n++) {
+    int fd = create("file");
+    write_blocks(fd, BLOCKS);
+    close(fd);
+  }
+  int fd = create("file");
+  if (setresgid(65534, 65534, 65534) || setresuid(65534, 65534, 65534)) fail("setresuid");
+  write_blocks(fd, BLOCKS);
+  close(fd);
+  check("file", BLOCKS);
+  printf("least user: %u\n", least_user());
+  next_number();
+}
+
+// What the kernel cannot read is its affair.
+static void bad_submissions(void) {
+  unsigned long context = 0;
+  if (syscall(SYS_io_setup, 4, &context)) fail("io_setup");
+  void *nowhere[] = {(void *)-1, NULL};
+  long submitted = syscall(SYS_io_submit, context, 1L, (void *)-1);
+  printf("array: %ld, %s\n", submitted, strerror(errno));
+  submitted = syscall(SYS_io_submit, context, 1L, nowhere);
+  printf("block: %ld, %s\n", submitted, strerror(errno));
+  int fd = create("file");
+  write_blocks(fd, BLOCKS);
+  close(fd);
+  check("file", BLOCKS);
+  next_number();
+}
+
 static const struct {
   const char *name;
   void (*run)(void);
@@ -362,6 +412,8 @@ static const struct {
     {"other_root", other_root},
     {"without_proc", without_proc},
     {"own_namespaces", own_namespaces},
+    {"gives_up_rights", gives_up_rights},
+    {"bad_submissions", bad_submissions},
 };
 
 int main(int argc, char **argv) {

@@ -23,6 +23,8 @@ fn processes() {
         "other_root",
         "without_proc",
         "own_namespaces",
+        "gives_up_rights",
+        "bad_submissions",
     ];
     // without its environment a program is not ours, and a child in its parent's memory is let through
     let unpaced = ["without_environment", "cloned_with_memory", "cloned_with_all"];

@@ -79,7 +79,9 @@ impl Programs {
 /// What is left alone of the program at `path`, by its mappings (proc_pid_maps(5)).
 fn left_alone(maps: &[u8], library: &str, path: &[u8]) -> Alone {
     let lines = || maps.split(|&byte| byte == b'\n');
-    if !lines().any(|line| line.ends_with(library.as_bytes())) {
+    // a newer one is put into its place by rename
+    let file = |line: &'_ [u8]| line.strip_suffix(b" (deleted)").unwrap_or(line).ends_with(library.as_bytes());
+    if !lines().any(file) {
         return Alone::Nothing;
     }
     let code = |line: &[u8]| {
