@@ -23,6 +23,9 @@ struct Write {
     bytes: u64,
 }
 
+/// What is done for each of them.
+type Act<'act> = dyn FnMut(&Write) + 'act;
+
 /// What a block writes. What the kernel could not read writes nothing.
 fn block_at(blocks: *const *const Block, index: usize) -> Option<Write> {
     const PWRITE: u16 = 1;
@@ -43,10 +46,10 @@ fn block_at(blocks: *const *const Block, index: usize) -> Option<Write> {
 /// As io_submit(2) asks of its arguments.
 pub unsafe fn submit_blocks(count: c_long, blocks: *const *const Block, call: impl FnOnce() -> isize) -> isize {
     let count = usize::try_from(count).unwrap_or(0);
-    let each = |from: usize, act: &mut dyn FnMut(&Write)| {
+    let each = |from: usize, act: &mut Act| {
         (from..count).filter_map(|index| block_at(blocks, index)).for_each(|write| act(&write));
     };
-    let last = book(&|act| each(0, act));
+    let last = book(|act| each(0, act));
     let submitted = call();
     // what the kernel did not take is submitted once more, or never
     each(submitted.max(0) as usize, &mut |write| calls::unqueue(write.fd, write.offset, write.bytes));
@@ -58,7 +61,7 @@ pub unsafe fn submit_blocks(count: c_long, blocks: *const *const Block, call: im
 
 /// Books the writes of one submission: held back once, before the first, because none is on its way yet. The last file that
 /// is written to, which is to be looked after: a look that has to wait comes by all others.
-fn book(each: &dyn Fn(&mut dyn FnMut(&Write))) -> Option<c_int> {
+fn book(each: impl Fn(&mut Act)) -> Option<c_int> {
     let mut batch = calls::Batch::default();
     each(&mut |write| batch.expect(write.fd, write.offset, write.bytes));
     batch.admit();
@@ -126,7 +129,7 @@ impl Ring {
         let count = if flags & LONG_ENTRIES == 0 { tail.wrapping_sub(head) } else { 0 };
         // SAFETY: liburing's own: the mask keeps every index within the entries.
         let entry_at = |step: u32| unsafe { entries.add((head.wrapping_add(step) & mask) as usize).read() };
-        let each = |act: &mut dyn FnMut(&Write)| {
+        let each = |act: &mut Act| {
             for entry in (0..count).map(entry_at).filter(|entry| entry.flags & FIXED_FILE == 0) {
                 if let Some(bytes) = entry.writes() {
                     // the largest is its way of saying "at the file's own"
@@ -138,7 +141,7 @@ impl Ring {
         if (0..count).map(entry_at).any(|entry| entry.flags & FIXED_FILE != 0 && entry.writes().is_some()) {
             sweep::admit();
         }
-        let last = book(&each);
+        let last = book(each);
         let submitted = call();
         if let Some(fd) = last {
             calls::queued(fd);
