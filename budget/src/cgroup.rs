@@ -53,6 +53,10 @@ pub struct Stat {
     pub slab_reclaimable: Option<u64>,
     /// The smallest hard limit of the group and its ancestors (v1 only).
     pub hierarchical_limit: Option<u64>,
+    /// The smallest limit of memory and swap together, of the group and its ancestors (v1 with swap accounting only).
+    pub hierarchical_memsw_limit: Option<u64>,
+    /// What lies in swap (v1 with swap accounting only).
+    pub swap: Option<u64>,
 }
 
 /// Reads decimal digits; `None` on anything else or where it does not fit.
@@ -73,7 +77,11 @@ pub fn limit(text: &[u8]) -> Option<u64> {
     if text == b"max" {
         return Some(u64::MAX);
     }
-    number(text).map(|bytes| if bytes >= 1 << 60 { u64::MAX } else { bytes })
+    number(text).map(limited)
+}
+
+fn limited(bytes: u64) -> u64 {
+    if bytes >= 1 << 60 { u64::MAX } else { bytes }
 }
 
 /// Reads `memory.stat`. A `total_` key (v1) wins over its plain twin.
@@ -95,8 +103,13 @@ pub fn stat(text: &[u8]) -> Stat {
             b"inactive_file" => &mut stat.inactive_file,
             b"kernel" => &mut stat.kernel,
             b"slab_reclaimable" => &mut stat.slab_reclaimable,
+            b"swap" => &mut stat.swap,
             b"hierarchical_memory_limit" => {
-                stat.hierarchical_limit = Some(if value >= 1 << 60 { u64::MAX } else { value });
+                stat.hierarchical_limit = Some(limited(value));
+                continue;
+            }
+            b"hierarchical_memsw_limit" => {
+                stat.hierarchical_memsw_limit = Some(limited(value));
                 continue;
             }
             _ => continue,
@@ -109,7 +122,16 @@ pub fn stat(text: &[u8]) -> Stat {
 }
 
 impl Stat {
-    /// Dirty plus writeback; `None` where the kernel does not say (v1 before 3.7 or so: then nothing can be paced by it).
+    /// The limit for memory under one for memory and swap together: what lies in swap already counts there, so that
+    /// memory may hold that much less. v2 limits swap by itself, and its limit for memory is the whole truth.
+    pub fn limit_beside_swap(&self, limit_bytes: u64) -> u64 {
+        match self.hierarchical_memsw_limit {
+            Some(together) if together != u64::MAX => limit_bytes.min(together.saturating_sub(self.swap.unwrap_or(0))),
+            _ => limit_bytes,
+        }
+    }
+
+    /// Dirty plus writeback; `None` where the kernel does not say (v1 before Linux 4.2: then nothing can be paced by it).
     pub fn unwritten(&self) -> Option<u64> {
         Some(self.dirty?.saturating_add(self.writeback?))
     }
@@ -151,8 +173,9 @@ pub fn own_path(text: &[u8]) -> Option<(Version, &str)> {
 }
 
 /// Where the memory controller of that version is mounted, from `/proc/self/mountinfo`: (root within the hierarchy,
-/// mount point). Paths with escaped bytes (`\040`) are passed over.
-pub fn mount_point(text: &[u8], version: Version) -> Option<(&str, &str)> {
+/// mount point). Only a mount that shows the group at `path`, where one is given: a container may have the host's
+/// hierarchy mounted beside its own. Paths with escaped bytes (`\040`) are passed over.
+pub fn mount_point<'a>(text: &'a [u8], version: Version, path: Option<&str>) -> Option<(&'a str, &'a str)> {
     text.split(|&byte| byte == b'\n').find_map(|line| {
         // id parent major:minor ROOT POINT options [tags] - TYPE source OPTIONS, proc_pid_mountinfo(5)
         let mut fields = line.split(|&byte| byte == b' ').skip(3);
@@ -167,18 +190,20 @@ pub fn mount_point(text: &[u8], version: Version) -> Option<(&str, &str)> {
         if !wanted || !is_plain(root) || !is_plain(point) {
             return None;
         }
-        Some((str::from_utf8(root).ok()?, str::from_utf8(point).ok()?))
+        let (root, point) = (str::from_utf8(root).ok()?, str::from_utf8(point).ok()?);
+        path.is_none_or(|path| rest_below(path, root).is_some()).then_some((root, point))
     })
 }
 
 /// The part of a cgroup's path below a mount's root: what to append to the mount point. A path outside the root (a
 /// container that joined another's cgroup namespace) gives the root itself.
 pub fn below_root<'a>(path: &'a str, root: &str) -> &'a str {
-    let root = root.strip_suffix('/').unwrap_or(root);
-    match path.strip_prefix(root) {
-        Some(rest) if rest.is_empty() || rest.starts_with('/') => rest.strip_suffix('/').unwrap_or(rest),
-        _ => "",
-    }
+    rest_below(path, root).unwrap_or("")
+}
+
+fn rest_below<'a>(path: &'a str, root: &str) -> Option<&'a str> {
+    let rest = path.strip_prefix(root.strip_suffix('/').unwrap_or(root))?;
+    (rest.is_empty() || rest.starts_with('/')).then(|| rest.strip_suffix('/').unwrap_or(rest))
 }
 
 #[cfg(test)]
@@ -213,6 +238,15 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_in_swap_takes_from_a_limit_of_both() {
+        let both = stat(b"swap 1\nhierarchical_memory_limit 1000\nhierarchical_memsw_limit 1200\ntotal_swap 300\n");
+        assert_eq!(both.limit_beside_swap(1000), 900);
+        assert_eq!(stat(b"hierarchical_memsw_limit 1200\ntotal_swap 0\n").limit_beside_swap(1000), 1000);
+        assert_eq!(stat(b"hierarchical_memsw_limit 9223372036854771712\ntotal_swap 300\n").limit_beside_swap(9), 9);
+        assert_eq!(stat(b"anon 5\n").limit_beside_swap(u64::MAX), u64::MAX);
+    }
+
+    #[test]
     fn limits() {
         assert_eq!(limit(b"max\n"), Some(u64::MAX));
         assert_eq!(limit(b"9223372036854771712\n"), Some(u64::MAX));
@@ -228,8 +262,10 @@ mod tests {
         assert_eq!(own_path(b"0::/kubepods/pod1/c1\n"), Some((Version::V2, "/kubepods/pod1/c1")));
         assert_eq!(own_path(b"4:cpu:/x\n"), None);
         let mounts = b"30 24 0:26 /docker/abc /sys/fs/cgroup/memory ro,nosuid - cgroup cgroup rw,memory\n31 24 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(mount_point(mounts, Version::V1), Some(("/docker/abc", "/sys/fs/cgroup/memory")));
-        assert_eq!(mount_point(mounts, Version::V2), Some(("/", "/sys/fs/cgroup/unified")));
+        assert_eq!(mount_point(mounts, Version::V1, None), Some(("/docker/abc", "/sys/fs/cgroup/memory")));
+        assert_eq!(mount_point(mounts, Version::V1, Some("/docker/abc/x")), mount_point(mounts, Version::V1, None));
+        assert_eq!(mount_point(mounts, Version::V1, Some("/docker/abcd")), None);
+        assert_eq!(mount_point(mounts, Version::V2, None), Some(("/", "/sys/fs/cgroup/unified")));
         assert_eq!(below_root("/docker/abc", "/docker/abc"), "");
         assert_eq!(below_root("/docker/abc/child", "/docker/abc"), "/child");
         assert_eq!(below_root("/a/b", "/"), "/a/b");

@@ -133,18 +133,24 @@ impl Share {
     pub const UNLIMITED: Share = Share { window: u64::MAX, chunk: u64::MAX };
 }
 
-/// Divides `allowed` among `writers` (this one included; at least 1).
+/// What of `allowed` belongs to `mine` of its writers (at least 1), beside `others` who owe `others_owed`.
 ///
-/// `others_owed` is what the other living writers owe. A newcomer gets what they leave, at least a quarter of an equal
-/// share, until they have drained to theirs; so the sum stays near `allowed` without anybody being asked to give back
-/// what the disk has not yet taken. `configured` is the workload file's window, 0 for "auto".
+/// A newcomer gets what they leave, at least a quarter of an equal part, until they have drained to theirs; so the sum
+/// stays near `allowed` without anybody being asked to give back what the disk has not yet taken.
+pub fn part(allowed: u64, mine: u64, others: u64, others_owed: u64) -> u64 {
+    let mine = mine.max(1);
+    let equal = allowed / mine.saturating_add(others) * mine;
+    equal.min(allowed.saturating_sub(others_owed).max(equal / 4)).max(MIN_WINDOW)
+}
+
+/// Divides `allowed` among `writers` (this one included; at least 1), of whom the others owe `others_owed`; see [`part`].
+/// `configured` is the workload file's window, 0 for "auto".
 pub fn share(allowed: u64, unowned: u64, writers: u64, others_owed: u64, speed: Option<u64>, configured: u64) -> Share {
     if allowed == u64::MAX && configured == 0 {
         return Share::UNLIMITED;
     }
     let mine = allowed.saturating_sub(unowned.min(allowed / 2));
-    let equal = mine / writers.max(1);
-    let mut window = equal.min(mine.saturating_sub(others_owed).max(equal / 4)).max(MIN_WINDOW);
+    let mut window = part(mine, 1, writers.saturating_sub(1), others_owed);
     if configured != 0 {
         window = window.min(configured.max(MIN_WINDOW));
     }

@@ -64,7 +64,7 @@ impl Buffers {
         let Some((version, path)) = cgroup::own_path(text) else { return };
         let mut root = [0u8; PATH];
         let mut point = [0u8; PATH];
-        let Some((root, point)) = find_mount(&mut self.text, version, &mut root, &mut point) else { return };
+        let Some((root, point)) = find_mount(&mut self.text, version, path, &mut root, &mut point) else { return };
         let below = cgroup::below_root(path, root);
         let mut end = 0;
         for &byte in point.as_bytes().iter().chain(below.as_bytes()) {
@@ -104,6 +104,7 @@ impl Buffers {
         }
         let usage = self.number(len, version.usage_file())?;
         let stat = cgroup::stat(self.read(len, "memory.stat")?);
+        let limit = stat.limit_beside_swap(limit);
         Some(Level {
             limit,
             target: target.bytes(limit),
@@ -120,13 +121,28 @@ impl Buffers {
     }
 }
 
-/// Reads mountinfo piece by piece, whole lines at a time.
+/// The mount that shows the group at `path`, else the first of its hierarchy.
 fn find_mount<'a>(
     buffer: &mut [u8; 8192],
     version: Version,
+    path: &str,
     root: &'a mut [u8; PATH],
     point: &'a mut [u8; PATH],
 ) -> Option<(&'a str, &'a str)> {
+    let found = scan_mounts(buffer, version, Some(path), root, point);
+    let (root_len, point_len) = found.or_else(|| scan_mounts(buffer, version, None, root, point))?;
+    let text = |bytes: &'a [u8; PATH], len: usize| core::str::from_utf8(bytes.get(..len)?).ok();
+    Some((text(root, root_len)?, text(point, point_len)?))
+}
+
+/// Reads mountinfo piece by piece, whole lines at a time; the lengths of what it found.
+fn scan_mounts(
+    buffer: &mut [u8; 8192],
+    version: Version,
+    path: Option<&str>,
+    root: &mut [u8; PATH],
+    point: &mut [u8; PATH],
+) -> Option<(usize, usize)> {
     let fd = sys::open(c"/proc/self/mountinfo", libc::O_RDONLY);
     if fd < 0 {
         return None;
@@ -136,8 +152,8 @@ fn find_mount<'a>(
         let got = buffer.get_mut(kept..).and_then(|rest| sys::read(fd, rest)).unwrap_or(0);
         let filled = kept + got;
         let Some(text) = buffer.get(..filled) else { break None };
-        if let Some((at_root, at_point)) = cgroup::mount_point(text, version) {
-            break Some((copy(at_root, root), copy(at_point, point)));
+        if let Some((at_root, at_point)) = cgroup::mount_point(text, version, path) {
+            break copy(at_root, root).zip(copy(at_point, point));
         }
         if got == 0 {
             break None;
@@ -153,9 +169,7 @@ fn find_mount<'a>(
         }
     };
     sys::close(fd);
-    let (root_len, point_len) = found?;
-    let text = |bytes: &'a [u8; PATH], len: Option<usize>| core::str::from_utf8(bytes.get(..len?)?).ok();
-    Some((text(root, root_len)?, text(point, point_len)?))
+    found
 }
 
 fn copy(from: &str, to: &mut [u8; PATH]) -> Option<usize> {

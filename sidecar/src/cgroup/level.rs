@@ -4,7 +4,7 @@ use super::Lost;
 use freeboard_budget::cgroup::{Stat, Version, limit, number, stat};
 use freeboard_budget::law::{self, Target};
 use rustix::fd::OwnedFd;
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, fstat, openat};
 use rustix::io::{Errno, pread};
 
 /// Larger than any `memory.stat` (about 4 KiB at most).
@@ -51,9 +51,17 @@ pub fn keyed(text: &[u8], key: &str) -> Option<u64> {
         .find_map(|line| line.strip_prefix(key.as_bytes())?.strip_prefix(b" ").and_then(number))
 }
 
+/// Whether a v1 group does not count what is below it, so that neither its limit nor its ancestors' hold there.
+pub fn counts_alone(dir: &OwnedFd) -> bool {
+    let hierarchy = Text::optional(dir, "memory.use_hierarchy");
+    hierarchy.is_some_and(|file| file.parse(|text| number(text.trim_ascii())).is_ok_and(|on| on == 0))
+}
+
 /// One cgroup's files.
 #[derive(Debug)]
 pub struct Level {
+    /// Inode number of its directory.
+    pub(super) id: u64,
     version: Version,
     /// Limits of ancestors that cannot be seen apply to this level.
     below_unseen: bool,
@@ -67,6 +75,8 @@ pub struct Level {
 /// What one level said, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reading {
+    /// Inode number of the level's directory.
+    pub(super) id: u64,
     version: Version,
     /// The limit in force on this level; `u64::MAX`: none.
     pub limit: u64,
@@ -74,7 +84,7 @@ pub struct Reading {
     pub usage: u64,
     /// `memory.stat`.
     pub stat: Stat,
-    /// Limit hits so far.
+    /// Times so far that usage met the limit; on v2 `memory.high`, too.
     pub limit_hits: u64,
 }
 
@@ -90,6 +100,7 @@ impl Level {
             Version::V2 => (Text::optional(dir, "memory.high"), "memory.events"),
         };
         Ok(Level {
+            id: fstat(dir)?.st_ino,
             version,
             below_unseen: false,
             stat,
@@ -142,12 +153,13 @@ impl Level {
         if self.below_unseen {
             limit = limit.min(stat.hierarchical_limit.unwrap_or(u64::MAX));
         }
+        limit = stat.limit_beside_swap(limit);
         let limit_hits = match (&self.hits, self.version) {
             (None, _) => 0,
             (Some(file), Version::V1) => file.parse(|text| number(text.trim_ascii()))?,
-            (Some(file), Version::V2) => file.parse(|text| keyed(text, "max"))?,
+            (Some(file), Version::V2) => file.parse(|text| Some(keyed(text, "max")? + keyed(text, "high")?))?,
         };
-        Ok(Reading { version: self.version, limit, usage: self.usage()?, stat, limit_hits })
+        Ok(Reading { id: self.id, version: self.version, limit, usage: self.usage()?, stat, limit_hits })
     }
 }
 

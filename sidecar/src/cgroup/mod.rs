@@ -97,6 +97,8 @@ impl Group {
                 break false;
             }
             match open_dir(&at, "..") {
+                // before Linux 5.11 a v1 group can be told not to count what is below it
+                Ok(parent) if level::counts_alone(&parent) => break true,
                 Ok(parent) if version_of(&parent) == Some(version) => at = parent,
                 _ => break false,
             }
@@ -113,6 +115,11 @@ impl Group {
     /// The group itself.
     pub fn own(&self) -> &Level {
         &self.levels[0]
+    }
+
+    /// Whether it is accounted to the group whose directory has this inode number.
+    pub fn is_within(&self, id: u64) -> bool {
+        self.levels.iter().any(|level| level.id == id)
     }
 
     /// Reads the group, and every ancestor that has a limit now.
@@ -148,24 +155,54 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// The level that rules: the one that allows least.
     pub ruling: law::Level,
+    /// Of its unwritten bytes, the container's part of those that no writer answers for.
+    pub unowned: u64,
+}
+
+/// Who writes under one level.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Crowd {
+    /// Processes that wrote within the last second.
+    pub writers: u64,
+    /// What they owe, in bytes.
+    pub owed_bytes: u64,
 }
 
 /// Judges every level with its own usage; the smallest `allowed` rules. `None`: the group's own files lack what is
 /// needed.
 ///
+/// What an ancestor allows is for all that write under it: `mine` are the container's own writers, and `siblings` says
+/// who writes in the other containers under the ancestor whose directory has that inode number.
+///
 /// A target in bytes is the container's; an ancestor, which others share, is kept under the same share of its limit
 /// that is the default.
-pub fn judge(readings: &[Reading], target: Target, speed: Option<u64>) -> Option<Judgement> {
-    let own = readings.first()?.level(target)?;
-    let first = Judgement { verdict: law::judge(&own, speed), ruling: own };
+pub fn judge(
+    readings: &[Reading],
+    target: Target,
+    speed: Option<u64>,
+    mine: Crowd,
+    siblings: impl Fn(u64) -> Crowd,
+) -> Option<Judgement> {
+    let (own, ancestors) = readings.split_first()?;
     let shared = match target {
         Target::Percent(_) => target,
         Target::Bytes(_) => freeboard_config::Workload::default().memory.target,
     };
-    Some(readings[1..].iter().filter_map(|reading| reading.level(shared)).fold(first, |so_far, level| {
-        let verdict = law::judge(&level, speed);
-        let ruling = if verdict.allowed < so_far.verdict.allowed { level } else { so_far.ruling };
-        Judgement { verdict: so_far.verdict.stricter(verdict), ruling }
+    let judged = |level: law::Level, others: Crowd| {
+        let mut verdict = law::judge(&level, speed);
+        let mut unowned = level.unwritten.saturating_sub(mine.owed_bytes).saturating_sub(others.owed_bytes);
+        if others.writers > 0 && verdict.allowed != u64::MAX {
+            verdict.allowed = law::part(verdict.allowed, mine.writers, others.writers, others.owed_bytes);
+            unowned /= mine.writers.max(1) + others.writers;
+            unowned *= mine.writers.max(1);
+        }
+        Judgement { verdict, ruling: level, unowned }
+    };
+    let first = judged(own.level(target)?, Crowd::default());
+    let above = ancestors.iter().filter_map(|one| Some(judged(one.level(shared)?, siblings(one.id))));
+    Some(above.fold(first, |so_far, one| {
+        let stricter = if one.verdict.allowed < so_far.verdict.allowed { one } else { so_far };
+        Judgement { verdict: so_far.verdict.stricter(one.verdict), ..stricter }
     }))
 }
 
@@ -184,9 +221,14 @@ pub fn own_directory() -> Result<(Version, PathBuf), String> {
 pub fn directory_of(process: &str) -> Result<(Version, PathBuf), String> {
     let read = |path: &str| std::fs::read(path).map_err(|error| format!("{path}: {error}"));
     let file = format!("/proc/{process}/cgroup");
-    let (memberships, mounts) = (read(&file)?, read("/proc/self/mountinfo")?);
-    let (version, path) = own_path(&memberships).ok_or(format!("{file} names no memory cgroup"))?;
-    let (root, point) = mount_point(&mounts, version).ok_or("no cgroup filesystem with memory control is mounted")?;
+    locate(&read(&file)?, &read("/proc/self/mountinfo")?).map_err(|error| format!("{file}: {error}"))
+}
+
+/// The same from the text of a process's `cgroup` and of `mountinfo`.
+fn locate(memberships: &[u8], mounts: &[u8]) -> Result<(Version, PathBuf), &'static str> {
+    let (version, path) = own_path(memberships).ok_or("it names no memory cgroup")?;
+    let mount = mount_point(mounts, version, Some(path)).or_else(|| mount_point(mounts, version, None));
+    let (root, point) = mount.ok_or("no cgroup filesystem with memory control is mounted")?;
     Ok((version, PathBuf::from(format!("{point}{}", below_root(path, root)))))
 }
 
@@ -200,134 +242,4 @@ pub fn open_path(path: &std::path::Path) -> Result<Group, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs::{create_dir_all, write};
-    use std::path::Path;
-
-    const MIB: u64 = 1 << 20;
-
-    /// Writes one v1 level into a directory.
-    fn v1(dir: &Path, limit: &str, usage: u64, dirty: u64, hierarchical: &str) {
-        create_dir_all(dir).unwrap();
-        write(dir.join("memory.limit_in_bytes"), format!("{limit}\n")).unwrap();
-        write(dir.join("memory.usage_in_bytes"), format!("{usage}\n")).unwrap();
-        write(dir.join("memory.failcnt"), "7\n").unwrap();
-        let stat = format!(
-            "cache 1\ntotal_cache {dirty}\ntotal_rss {}\ntotal_shmem 0\ntotal_dirty {dirty}\ntotal_writeback 0\nhierarchical_memory_limit {hierarchical}\n",
-            usage - dirty
-        );
-        write(dir.join("memory.stat"), stat).unwrap();
-    }
-
-    fn v2(dir: &Path, max: &str, high: &str, usage: u64, dirty: u64) {
-        create_dir_all(dir).unwrap();
-        write(dir.join("cgroup.type"), "domain\n").unwrap();
-        write(dir.join("memory.max"), format!("{max}\n")).unwrap();
-        write(dir.join("memory.high"), format!("{high}\n")).unwrap();
-        write(dir.join("memory.current"), format!("{usage}\n")).unwrap();
-        write(dir.join("memory.events"), "low 0\nhigh 3\nmax 9\noom 0\noom_kill 0\n").unwrap();
-        let stat = format!(
-            "anon {}\nfile {dirty}\nshmem 0\nfile_dirty {dirty}\nfile_writeback 0\nslab_reclaimable 0\n",
-            usage - dirty
-        );
-        write(dir.join("memory.stat"), stat).unwrap();
-    }
-
-    /// A directory below `top` counts as a cgroup's; `top` itself and what is above does not.
-    fn open(top: &Path, path: &str, version: Version) -> Result<Group, String> {
-        let dir = open_dir(CWD, top.join(path).to_str().unwrap()).unwrap();
-        let outside = fstat(open_dir(CWD, top.to_str().unwrap()).unwrap()).unwrap().st_ino;
-        Group::walk(dir, |dir| (fstat(dir).unwrap().st_ino != outside).then_some(version))
-    }
-
-    const NONE: &str = "9223372036854771712";
-
-    #[test]
-    fn an_ordinary_directory_is_not_a_cgroup() {
-        let top = tempfile::tempdir().unwrap();
-        v1(top.path(), "1000", 10, 0, "1000");
-        let error = open_path(top.path()).unwrap_err();
-        assert!(error.contains("not a directory of a cgroup filesystem"), "{error}");
-        let file = std::fs::File::open(top.path().join("memory.stat")).unwrap();
-        assert!(Group::open(file.into()).is_err());
-    }
-
-    #[test]
-    fn every_level_counts_with_its_own_usage() {
-        let top = tempfile::tempdir().unwrap();
-        let pod = top.path().join("root/pod");
-        v1(&top.path().join("root"), NONE, 900 * MIB, 0, NONE);
-        v1(&pod, &(300 * MIB).to_string(), 230 * MIB, 10 * MIB, &(300 * MIB).to_string());
-        v1(&pod.join("c"), &(200 * MIB).to_string(), 30 * MIB, 10 * MIB, &(200 * MIB).to_string());
-        write(top.path().join("root/release_agent"), "").unwrap();
-        let group = open(top.path(), "root/pod/c", Version::V1).unwrap();
-        assert!(group.rooted);
-        let readings = group.read().unwrap();
-        assert_eq!(readings.len(), 2, "the root has no limit and is not read");
-        assert_eq!(readings[0].limit_hits, 7);
-        let judgement = judge(&readings, Target::Percent(80), None).unwrap();
-        // alone, the container would be allowed 20 MiB; the pod has 240 - 220 of room, less the counters' lag
-        assert_eq!(judgement.ruling.limit, 300 * MIB);
-        assert_eq!(judgement.verdict.allowed, 20 * MIB - law::COUNTER_LAG);
-
-        // an in-place resize is seen at the next reading
-        write(pod.join("memory.limit_in_bytes"), "1073741824\n").unwrap();
-        let judgement = judge(&group.read().unwrap(), Target::Percent(80), None).unwrap();
-        assert_eq!((judgement.ruling.limit, judgement.verdict.allowed), (200 * MIB, 20 * MIB));
-    }
-
-    #[test]
-    fn a_target_in_bytes_is_the_containers_and_not_its_ancestors() {
-        let top = tempfile::tempdir().unwrap();
-        v1(&top.path().join("pod"), "1000000000", 600_000_000, 0, "1000000000");
-        v1(&top.path().join("pod/c"), "500000000", 20_000_000, 0, "500000000");
-        let readings = open(top.path(), "pod/c", Version::V1).unwrap().read().unwrap();
-        let judgement = judge(&readings, Target::Bytes(100_000_000), None).unwrap();
-        assert_eq!((judgement.ruling.target, judgement.verdict.allowed), (100_000_000, 20_000_000));
-    }
-
-    #[test]
-    fn an_unseen_ancestors_limit_is_taken_from_the_hierarchy() {
-        let top = tempfile::tempdir().unwrap();
-        v1(&top.path().join("c"), NONE, 30 * MIB, 0, &(100 * MIB).to_string());
-        let group = open(top.path(), "c", Version::V1).unwrap();
-        assert!(!group.rooted);
-        assert_eq!(group.read().unwrap()[0].limit, 100 * MIB);
-    }
-
-    #[test]
-    fn on_v2_the_smaller_of_max_and_high_is_the_limit() {
-        let top = tempfile::tempdir().unwrap();
-        let cases = [("max", "max", u64::MAX), ("200", "max", 200), ("max", "150", 150), ("200", "300", 200)];
-        for (max, high, want) in cases {
-            v2(&top.path().join("c"), max, high, 100, 10);
-            let reading = &open(top.path(), "c", Version::V2).unwrap().read().unwrap()[0];
-            assert_eq!((reading.limit, reading.limit_hits), (want, 9), "max {max}, high {high}");
-        }
-    }
-
-    #[test]
-    fn on_v2_a_group_without_the_controller_is_its_ancestors() {
-        let top = tempfile::tempdir().unwrap();
-        v2(&top.path().join("a"), "1000000", "max", 5000, 0);
-        create_dir_all(top.path().join("a/b")).unwrap();
-        write(top.path().join("a/b/cgroup.type"), "domain\n").unwrap();
-        let group = open(top.path(), "a/b", Version::V2).unwrap();
-        assert_eq!(group.read().unwrap()[0].limit, 1_000_000);
-        assert_eq!(group.id, std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(top.path().join("a/b")).unwrap()));
-        std::fs::remove_file(top.path().join("a/memory.stat")).unwrap();
-        assert!(open(top.path(), "a/b", Version::V2).is_err());
-    }
-
-    #[test]
-    fn missing_keys_are_said_and_not_taken_for_zero() {
-        let top = tempfile::tempdir().unwrap();
-        v1(&top.path().join("c"), "1000000", 5000, 0, NONE);
-        let group = open(top.path(), "c", Version::V1).unwrap();
-        write(top.path().join("c/memory.stat"), "total_cache 5\ntotal_rss 5\n").unwrap();
-        assert_eq!(judge(&group.read().unwrap(), Target::Percent(80), None), None);
-        write(top.path().join("c/memory.usage_in_bytes"), "what\n").unwrap();
-        assert!(matches!(group.read(), Err(Lost::Unreadable(_))));
-    }
-}
+mod layouts;

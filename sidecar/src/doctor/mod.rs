@@ -14,7 +14,7 @@ mod process;
 mod report;
 mod ways;
 
-use crate::cgroup::{directory_of, judge, open_path};
+use crate::cgroup::{Crowd, directory_of, judge, open_path};
 use crate::cli::Doctor;
 use crate::run::Ending;
 use anyhow::{Context, Result};
@@ -78,9 +78,18 @@ struct Subject {
     /// The library may change glibc's tables.
     is_deep: bool,
     region: Region,
-    limit: Result<Option<u64>, String>,
+    limit: Result<Limit, String>,
     /// What else stands in the way.
     obstacles: Vec<Obstacle>,
+}
+
+/// The limit that rules a process's memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Limit {
+    /// `None`: there is none, or none that can be seen.
+    bytes: Option<u64>,
+    /// Whether all levels above its group can be seen.
+    ancestors_seen: bool,
 }
 
 /// What a program's file and its libraries' say of how it writes: the first that says so, of each way.
@@ -156,12 +165,15 @@ fn beats(dir: &Path) -> Result<bool, String> {
     Ok(tick()? != first)
 }
 
-/// The limit that rules a process; `None`: there is none. What the kernel keeps from us is said.
-fn limit_of(process: &str) -> Result<Option<u64>, String> {
+/// The limit that rules a process. What the kernel keeps from us is said.
+fn limit_of(process: &str) -> Result<Limit, String> {
     let group = open_path(&directory_of(process)?.1)?;
     let readings = group.read().map_err(|_| "its memory cgroup cannot be read")?;
-    let judged = judge(&readings, Workload::default().memory.target, None).ok_or("its memory cgroup lacks files")?;
-    Ok(Some(judged.ruling.limit).filter(|&limit| limit != u64::MAX))
+    let target = Workload::default().memory.target;
+    let judged = judge(&readings, target, None, Crowd::default(), |_| Crowd::default());
+    let judged = judged.ok_or("its memory.stat does not count dirty and writeback, as it does from Linux 4.2 on")?;
+    let bytes = Some(judged.ruling.limit).filter(|&limit| limit != u64::MAX);
+    Ok(Limit { bytes, ancestors_seen: group.rooted })
 }
 
 /// A number in `/proc/PROCESS/status`, as it stands there (capabilities: hexadecimal).

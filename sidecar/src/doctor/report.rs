@@ -27,6 +27,8 @@ pub struct Report {
     /// Whether one is told of, there or not.
     is_region_named: bool,
     limit_bytes: Option<u64>,
+    /// Whether limits of ancestors could be looked for up to the hierarchy's root.
+    ancestors_seen: Option<bool>,
     writes: Vec<Way>,
     in_the_way: Vec<Obstacle>,
     /// No write goes unseen.
@@ -51,10 +53,13 @@ impl Report {
             (Ok(_), _) | (_, Ok(())) => {}
             (Err(library), Err(notifier)) => in_the_way.insert(0, notifier.unwrap_or_else(|| library.clone())),
         }
-        let limit_bytes = subject.limit.unwrap_or_else(|error| {
-            in_the_way.push(obstacle("the limit cannot be seen", error, "mount its memory cgroup's filesystem"));
-            None
-        });
+        let limit = match subject.limit {
+            Ok(limit) => Some(limit),
+            Err(error) => {
+                in_the_way.push(obstacle("the limit cannot be seen", error, "mount its memory cgroup's filesystem"));
+                None
+            }
+        };
         let (region, is_region_named) = match subject.region {
             Region::None => (None, false),
             Region::Live(path) => (Some(path), true),
@@ -86,7 +91,8 @@ impl Report {
             library: subject.library.ok(),
             region,
             is_region_named,
-            limit_bytes,
+            limit_bytes: limit.and_then(|limit| limit.bytes),
+            ancestors_seen: limit.map(|limit| limit.ancestors_seen),
             all_seen: writes.iter().all(|way| way.seen != Seen::Unseen),
             writes,
             in_the_way,
@@ -117,7 +123,8 @@ impl Report {
             },
         );
         let no_limit = "none: its writes are seen, and none is held back";
-        line("limit", self.limit_bytes.map_or(no_limit.into(), show));
+        let unseen = if self.ancestors_seen == Some(false) { "; ancestors that cannot be seen may have less" } else { "" };
+        line("limit", self.limit_bytes.map_or(no_limit.into(), show) + unseen);
         for (index, way) in self.writes.iter().enumerate() {
             let head = if index == 0 { "writes" } else { "" };
             line(head, format!("{:<21}{:<13}{}", way.writes, way.seen.word(), way.how));

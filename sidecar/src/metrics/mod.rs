@@ -21,7 +21,7 @@ use std::fmt;
 /// container has none at the moment.
 type PerContainer = (&'static str, &'static str, Option<Unit>, fn(&Watched) -> Option<f64>);
 
-const GAUGES: [PerContainer; 10] = [
+const GAUGES: [PerContainer; 11] = [
     ("limit", "Limit that rules the container's memory.", Some(Unit::Bytes), |one| bytes(one.row?.limit)),
     ("target", "What its usage should stay under.", Some(Unit::Bytes), |one| bytes(one.row?.target)),
     ("usage", "What is charged to that limit.", Some(Unit::Bytes), |one| bytes(one.row?.usage)),
@@ -35,6 +35,9 @@ const GAUGES: [PerContainer; 10] = [
         bytes(one.summary.unseen_bytes)
     }),
     ("disk_speed_bytes_per_second", "What its disk was seen to write.", None, |one| one.row?.speed.map(|it| it as f64)),
+    ("ancestors_unseen", "1 where it has ancestors that cannot be seen, whose limits may rule.", None, |one| {
+        Some(if one.ancestors_seen? { 0.0 } else { 1.0 })
+    }),
     ("longest_held_back", "Longest time that one call was held back.", Some(Unit::Seconds), |one| {
         seconds(one.summary.totals.longest_held_back_ns)
     }),

@@ -2,7 +2,7 @@
 
 use super::ledgers::{Ledgers, Totals};
 use super::speed::{Flows, Speeds};
-use crate::cgroup::{Group, Lost, judge};
+use crate::cgroup::{Crowd, Group, Lost, judge};
 use crate::region::budget::Row;
 use freeboard_budget::law::{COUNTER_LAG, Target};
 use std::collections::VecDeque;
@@ -24,6 +24,7 @@ pub struct Container {
     last_tick: Option<Duration>,
     first_limit_hits: Option<u64>,
     last: Option<Row>,
+    writers: Crowd,
     peak: Peak,
     unseen: Unseen,
 }
@@ -70,6 +71,7 @@ impl Container {
             last_tick: None,
             first_limit_hits: None,
             last: None,
+            writers: Crowd::default(),
             peak: Peak::default(),
             unseen: Unseen::default(),
         }
@@ -94,23 +96,36 @@ impl Container {
         self.busy = true;
     }
 
+    /// Who wrote in it, as far as the last tick told.
+    pub fn writers(&self) -> Crowd {
+        self.writers
+    }
+
     /// Looks at the ledgers and the group at `now` of any monotonic clock, and gives the numbers of the container's row.
-    /// What happened on its disks is added to `flows` too. `tick` is the budget's.
+    /// What happened on its disks is added to `flows` too. `tick` is the budget's; `siblings` are those of [`judge`].
     ///
     /// # Errors
     /// [`Lost`]: the group is gone, or does not say what is needed.
-    pub fn tick(&mut self, tick: u64, target: Target, now: Duration, flows: &mut Flows) -> Result<Row, Lost> {
+    pub fn tick(
+        &mut self,
+        tick: u64,
+        target: Target,
+        now: Duration,
+        flows: &mut Flows,
+        siblings: impl Fn(u64) -> Crowd,
+    ) -> Result<Row, Lost> {
         let elapsed = now.saturating_sub(self.last_tick.replace(now).unwrap_or(now));
         let pulse = self.ledgers.harvest(tick).map_err(|error| Lost::Unreadable(format!("counters: {error}")))?;
         self.busy = pulse.writers > 0;
+        self.writers = Crowd { writers: pulse.writers, owed_bytes: pulse.writers_owed_bytes };
         for (&dev, &one) in &pulse.flows {
             self.speeds.add(dev, one, elapsed, now);
             flows.entry(dev).or_default().join(one);
         }
         let speed = self.speeds.slowest_in_use();
         let readings = self.group.read()?;
-        let judgement = judge(&readings, target, speed)
-            .ok_or_else(|| Lost::Unreadable("memory.stat does not count dirty and writeback".into()))?;
+        let judgement = judge(&readings, target, speed, self.writers, siblings)
+            .ok_or_else(|| Lost::Unreadable("memory.stat does not count dirty and writeback, as it does from Linux 4.2 on".into()))?;
         let own = &readings[0];
         let unwritten = own.stat.unwritten().unwrap_or(0);
         self.peak.unwritten = self.peak.unwritten.max(unwritten);
@@ -127,8 +142,7 @@ impl Container {
             usage: ruling.usage,
             unwritten,
             other: ruling.other,
-            // where an ancestor rules, its other containers' bytes take room too
-            unowned: ruling.unwritten.saturating_sub(pulse.writers_owed_bytes),
+            unowned: judgement.unowned,
             speed,
             limit_hits: own.limit_hits.saturating_sub(first_limit_hits),
             peak_unwritten: self.peak.unwritten,

@@ -4,7 +4,7 @@ use super::Place;
 use super::container::{Container, Observed, Summary};
 use super::ledgers::{Ledgers, Totals, WRITER_TICKS};
 use super::speed::{Flows, Speeds};
-use crate::cgroup::{Group, Lost};
+use crate::cgroup::{Crowd, Group, Lost};
 use crate::region::budget::{Budget, Row};
 use crate::region::counters::Counters;
 use anyhow::Result;
@@ -51,6 +51,8 @@ pub struct Snapshot {
 pub struct Watched {
     /// Inode number of its cgroup's directory; `None`: processes that only mount the region, of whatever group.
     pub id: Option<u64>,
+    /// Whether all of its ancestors can be seen; where not, a limit of theirs may rule unseen.
+    pub ancestors_seen: Option<bool>,
     /// What the kernel said at the last look, if it was to be had.
     pub row: Option<Row>,
     /// What its processes said.
@@ -196,13 +198,20 @@ impl State {
     }
 
     fn tick_container(&mut self, row: usize, now: Duration, flows: &mut Flows) {
-        let Some(container) = &mut self.containers[row] else { return };
-        match container.tick(self.budget.tick(), self.target, now, flows) {
+        let Some(mut container) = self.containers[row].take() else { return };
+        let siblings = |ancestor: u64| {
+            let within = self.containers.iter().flatten().filter(|other| other.group.is_within(ancestor));
+            within.map(Container::writers).fold(Crowd::default(), |sum, one| Crowd {
+                writers: sum.writers + one.writers,
+                owed_bytes: sum.owed_bytes.saturating_add(one.owed_bytes),
+            })
+        };
+        match container.tick(self.budget.tick(), self.target, now, flows, siblings) {
             Ok(numbers) => self.budget.set_container(row, container.group.id, &numbers),
             Err(Lost::Gone) => {
                 self.budget.free_container(row);
                 self.gone = add(self.gone, container.summary());
-                self.containers[row] = None;
+                return;
             }
             Err(Lost::Unreadable(why)) => {
                 // its processes go by what they can read themselves
@@ -212,6 +221,7 @@ impl State {
                 }
             }
         }
+        self.containers[row] = Some(container);
     }
 
     /// What the kernel said of the container in a row; `None` where there is none, or it could never be read.
@@ -255,6 +265,7 @@ impl State {
     pub fn snapshot(&self, now: Duration) -> Snapshot {
         let watched = |container: &Container| Watched {
             id: Some(container.group.id),
+            ancestors_seen: Some(container.group.rooted),
             row: container.observed().map(|observed| observed.last),
             summary: container.summary(),
         };
@@ -262,7 +273,7 @@ impl State {
         let mounted = self.mounted.totals();
         if mounted.processes > 0 {
             let summary = Summary { totals: mounted, unseen_bytes: 0 };
-            containers.push(Watched { id: None, row: None, summary });
+            containers.push(Watched { id: None, ancestors_seen: None, row: None, summary });
         }
         let heartbeat_age = self.last_beat.map_or(Duration::MAX, |last| now.saturating_sub(last));
         Snapshot { heartbeat_age, containers }
