@@ -240,8 +240,10 @@ impl File {
         CLOSED.fetch_add(self.syncing.swap(0, Relaxed), Relaxed);
     }
 
+    /// As of when it was opened; where the process is told to be left alone since then, it only counts.
     pub fn mode(&self) -> Mode {
-        Mode::from_u8(self.mode.load(Relaxed) as u8)
+        let opened = Mode::from_u8(self.mode.load(Relaxed) as u8);
+        if region::mode() == Mode::Off { Mode::Observe } else { opened }
     }
 
     pub fn is_append(&self) -> bool {

@@ -299,6 +299,7 @@ fn refresh_at(now: u64) {
         apart::run(|apart| attach(apart, now));
         attachment = current();
     }
+    notice_policy();
     let mode = mode();
     if mode == Mode::Off || mode == Mode::Observe {
         FLAGS.store(0, Relaxed);
@@ -331,7 +332,6 @@ fn refresh_at(now: u64) {
         ledger::aside(Aside::Unlimited);
     }
     ledger::set_share(law::share(allowed, unowned, others.writers + 1, others.owed_bytes, speed, configured));
-    notice_policy();
 }
 
 /// Without shared counters nobody says who else writes: what the group has unwritten and we do not owe is theirs.
@@ -372,11 +372,18 @@ fn is_live(attachment: &Attachment, now: u64) -> bool {
     now.wrapping_sub(LAST_TICK_AT.load(Relaxed)) < STALE_MS * 1_000_000
 }
 
-/// The policy may have changed since descriptors were looked at.
+/// The policy may have changed since this process and its descriptors were looked at.
 fn notice_policy() {
+    let Some(attachment) = current() else { return };
     let Some(word) = policy().map(|policy| policy.word.load(Acquire)) else { return };
     let before = POLICY_SEEN.swap(word, Relaxed);
-    if before != 0 && before != word {
+    if before == 0 || before == word {
+        return;
+    }
+    EXCLUDED.store(is_excluded(&attachment.budget), Relaxed);
+    ALWAYS.store(false, Relaxed);
+    // left alone, they stay known: whoever knows none never looks, and would not hear of the next policy
+    if mode() != Mode::Off {
         descriptors::forget_policy();
     }
 }

@@ -71,7 +71,7 @@ pub struct Sidecar {
     /// Unix socket to listen on; applications find it in FREEBOARD_SOCKET
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
-    /// Workload file
+    /// Workload file; read again when it changes, and on SIGHUP
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Serve metrics for Prometheus, /healthz and /readyz here, such as 0.0.0.0:9409

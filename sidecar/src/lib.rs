@@ -7,7 +7,7 @@
 //! | [`region`] | writing the budget, reading the counters |
 //! | [`service`] | the tick: groups and counters in, rows out; the socket |
 //! | [`run`] | `freeboard run`: the service inside a launcher |
-//! | [`sidecar`] | `freeboard sidecar` |
+//! | [`sidecar`] | `freeboard sidecar`, and its workload file when that changes |
 //! | [`metrics`] | what Prometheus reads of it |
 //! | [`check`] | `freeboard check` |
 //! | [`doctor`] | `freeboard doctor` |

@@ -2,12 +2,15 @@
 //! may say `unsafe`: signal masks and dispositions have no safe interface in the crates used here.
 
 use crate::cgroup::made::Door;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::io::retry_on_intr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 /// Whether SIGPIPE was ignored when the program was started.
 static PIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
@@ -116,31 +119,38 @@ impl AsFd for Queue {
     }
 }
 
-/// The signals that tell a service to end.
+/// The signals that tell a service what to do.
 #[derive(Debug)]
-pub struct EndRequest(Queue);
+pub struct Requests(Queue);
 
-impl EndRequest {
+/// What a service is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// SIGTERM or SIGINT.
+    End,
+    /// SIGHUP: read the settings again.
+    Reload,
+}
+
+impl Requests {
     /// Watches for them from now on, in all threads that are started after.
     ///
     /// # Errors
     /// No descriptor could be had.
-    pub fn watch() -> io::Result<EndRequest> {
-        Ok(EndRequest(Queue::of(&set_of([libc::SIGTERM, libc::SIGINT, libc::SIGHUP]))?.0))
+    pub fn watch() -> io::Result<Requests> {
+        Ok(Requests(Queue::of(&set_of([libc::SIGTERM, libc::SIGINT, libc::SIGHUP]))?.0))
     }
 
-    /// Returns when one came.
+    /// Returns when one came, or after `longest` with `None`.
     ///
     /// # Errors
     /// The descriptor could not be waited for.
-    pub fn wait(&mut self) -> io::Result<()> {
-        loop {
-            let mut fds = [rustix::event::PollFd::new(&self.0, rustix::event::PollFlags::IN)];
-            rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, None))?;
-            if self.0.take().is_some() {
-                return Ok(());
-            }
-        }
+    pub fn wait(&mut self, longest: Option<Duration>) -> io::Result<Option<Request>> {
+        let longest = longest.map(|longest| Timespec::try_from(longest).unwrap_or_default());
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        retry_on_intr(|| poll(&mut fds, longest.as_ref()))?;
+        let request = |signal: Signal| if signal.number == libc::SIGHUP { Request::Reload } else { Request::End };
+        Ok(self.0.take().map(request))
     }
 }
 

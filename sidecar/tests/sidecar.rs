@@ -2,13 +2,14 @@
 
 mod support;
 
+use freeboard_budget::Mode;
 use freeboard_budget::layout::{CONTAINER_LIVE, Container, Header, Kind, budget_layout};
 use freeboard_budget::protocol::{MAGIC, STATUS_FULL, STATUS_NOT_A_CGROUP, STATUS_OK, STATUS_VERSION};
 use rustix::fd::AsFd;
 use rustix::fs::{SealFlags, fcntl_get_seals};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::mem::offset_of;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
@@ -233,6 +234,60 @@ fn it_ends_when_told_and_leaves_the_region() {
         std::thread::sleep(Duration::from_millis(250));
         assert_eq!(sidecar.tick(), tick, "the heartbeat stands still");
     }
+}
+
+#[test]
+fn the_workload_file_is_read_again_and_a_bad_one_changes_nothing() {
+    let config = tempfile::tempdir().unwrap();
+    let file = config.path().join("workload.toml");
+    std::fs::write(&file, "").unwrap();
+    let mut sidecar = Sidecar::start(&["--config", file.to_str().unwrap()]);
+    let mut said = std::io::BufReader::new(sidecar.process.stderr.take().unwrap());
+    let mut line = || {
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        line
+    };
+    let mode = || {
+        let budget = std::fs::read(sidecar.dir.path().join("budget")).unwrap();
+        budget[budget_layout().table(Kind::Policy).unwrap().offset as usize]
+    };
+    assert_eq!(mode(), Mode::Auto as u8);
+
+    std::fs::write(&file, "[writes]\nmode = \"off\"\n").unwrap();
+    assert_eq!(line(), format!("freeboard: {}: read again, and in force\n", file.display()));
+    assert_eq!(mode(), Mode::Off as u8);
+
+    std::fs::write(&file, "[writes]\nmode = \"of\"\n").unwrap();
+    let refused = line();
+    assert!(refused.contains("workload.toml:2:8") && refused.contains("mend: "), "{refused}");
+    assert!(line().ends_with("what was in force stays\n"));
+    assert_eq!(mode(), Mode::Off as u8);
+
+    std::fs::remove_file(&file).unwrap();
+    assert!(line().contains("workload.toml"));
+    assert!(line().ends_with("what was in force stays\n"));
+
+    let next = config.path().join("next");
+    std::fs::write(&next, "[writes]\nmode = \"always\"\n").unwrap();
+    std::fs::rename(&next, &file).unwrap();
+    assert!(line().ends_with("in force\n"));
+    signal(&sidecar, Signal::HUP);
+    assert!(line().ends_with("in force\n"), "it reads again when told, changed or not");
+    assert_eq!(mode(), Mode::Always as u8);
+    let tick = sidecar.tick();
+    eventually("the heart beats", || sidecar.tick() > tick + 1);
+}
+
+#[test]
+fn without_a_workload_file_there_is_none_to_read_again() {
+    let mut sidecar = Sidecar::start(&[]);
+    signal(&sidecar, Signal::HUP);
+    let mut said = String::new();
+    std::io::BufReader::new(sidecar.process.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("start it with --config"), "{said}");
+    let tick = sidecar.tick();
+    eventually("the heart beats", || sidecar.tick() > tick + 1);
 }
 
 #[test]

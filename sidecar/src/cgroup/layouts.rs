@@ -119,11 +119,7 @@ const LAYOUTS: [(&str, Version, &str); 11] = [
         Version::V2,
         "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod7a.slice/cri-containerd-1f0e.scope",
     ),
-    (
-        "containerd, systemd, guaranteed",
-        Version::V2,
-        "kubepods.slice/kubepods-pod7a.slice/cri-containerd-1f0e.scope",
-    ),
+    ("containerd, systemd, guaranteed", Version::V2, "kubepods.slice/kubepods-pod7a.slice/cri-containerd-1f0e.scope"),
     ("podman", Version::V2, "machine.slice/libpod-1f0e.scope/container"),
     (
         "podman without root",

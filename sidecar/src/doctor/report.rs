@@ -123,7 +123,8 @@ impl Report {
             },
         );
         let no_limit = "none: its writes are seen, and none is held back";
-        let unseen = if self.ancestors_seen == Some(false) { "; ancestors that cannot be seen may have less" } else { "" };
+        let unseen =
+            if self.ancestors_seen == Some(false) { "; ancestors that cannot be seen may have less" } else { "" };
         line("limit", self.limit_bytes.map_or(no_limit.into(), show) + unseen);
         for (index, way) in self.writes.iter().enumerate() {
             let head = if index == 0 { "writes" } else { "" };

@@ -108,6 +108,9 @@ impl Collector for Families {
         let help = "Time since the sidecar last looked at everything.";
         let age = encoder.encode_descriptor("heartbeat_age", help, Some(&Unit::Seconds), MetricType::Gauge)?;
         ConstGauge::new(snapshot.heartbeat_age.as_secs_f64()).encode(age)?;
+        let help = "1 where the workload file is in force as it was last read, 0 where it was refused.";
+        let config = encoder.encode_descriptor("config_last_reload_successful", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::from(snapshot.is_config_in_force)).encode(config)?;
         let containers = encoder.encode_descriptor("containers", "Containers served.", None, MetricType::Gauge)?;
         ConstGauge::new(snapshot.containers.len() as i64).encode(containers)?;
 

@@ -124,8 +124,9 @@ impl Container {
         }
         let speed = self.speeds.slowest_in_use();
         let readings = self.group.read()?;
-        let judgement = judge(&readings, target, speed, self.writers, siblings)
-            .ok_or_else(|| Lost::Unreadable("memory.stat does not count dirty and writeback, as it does from Linux 4.2 on".into()))?;
+        let judgement = judge(&readings, target, speed, self.writers, siblings).ok_or_else(|| {
+            Lost::Unreadable("memory.stat does not count dirty and writeback, as it does from Linux 4.2 on".into())
+        })?;
         let own = &readings[0];
         let unwritten = own.stat.unwritten().unwrap_or(0);
         self.peak.unwritten = self.peak.unwritten.max(unwritten);

@@ -122,6 +122,21 @@ impl Service {
         Some(Seat { state, place: Place { row, slot, nonce } })
     }
 
+    /// Puts a workload file in force that was read again; one that cannot be is an error, and the one in force stays.
+    ///
+    /// # Errors
+    /// As given, or what of it does not fit.
+    pub fn reload(&self, workload: Result<Workload>) -> Result<()> {
+        let mut state = self.state.lock();
+        match workload {
+            Ok(workload) => state.reload(&workload),
+            Err(error) => {
+                state.refuse_config();
+                Err(error)
+            }
+        }
+    }
+
     /// What there is to tell of all containers now.
     pub fn snapshot(&self) -> Snapshot {
         self.state.lock().snapshot(now())

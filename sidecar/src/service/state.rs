@@ -42,6 +42,8 @@ pub enum Refused {
 pub struct Snapshot {
     /// Time since the last beat.
     pub heartbeat_age: Duration,
+    /// Whether the workload file is in force as it was last read.
+    pub is_config_in_force: bool,
     /// Those that are served now.
     pub containers: Vec<Watched>,
 }
@@ -88,6 +90,7 @@ pub struct State {
     last: Option<Duration>,
     last_beat: Option<Duration>,
     told_unreadable: bool,
+    is_config_in_force: bool,
 }
 
 impl State {
@@ -113,7 +116,26 @@ impl State {
             last: None,
             last_beat: None,
             told_unreadable: false,
+            is_config_in_force: true,
         })
+    }
+
+    /// Puts another workload in force, for all processes that are served, at once.
+    ///
+    /// # Errors
+    /// What of it does not fit; the one in force stays.
+    pub fn reload(&mut self, workload: &Workload) -> Result<()> {
+        self.is_config_in_force = false;
+        self.budget.set_policy(workload)?;
+        self.target = workload.memory.target;
+        self.window_bytes = workload.writes.window_bytes.unwrap_or(0);
+        self.is_config_in_force = true;
+        Ok(())
+    }
+
+    /// Notes that a workload file was refused.
+    pub fn refuse_config(&mut self) {
+        self.is_config_in_force = false;
     }
 
     /// Takes a process of a group in, and gives it a row that is already filled in. Processes of one group share one.
@@ -276,7 +298,7 @@ impl State {
             containers.push(Watched { id: None, ancestors_seen: None, row: None, summary });
         }
         let heartbeat_age = self.last_beat.map_or(Duration::MAX, |last| now.saturating_sub(last));
-        Snapshot { heartbeat_age, containers }
+        Snapshot { heartbeat_age, is_config_in_force: self.is_config_in_force, containers }
     }
 
     /// Everything counted so far, over all containers.

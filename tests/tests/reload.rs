@@ -1,0 +1,139 @@
+//! The workload file of a running sidecar changes, as Kubernetes changes a ConfigMap's, while programs write.
+
+use freeboard_budget::cgroup::stat;
+use freeboard_tests::cgroup::Group;
+use freeboard_tests::freeboard;
+use freeboard_tests::lab::Lab;
+use freeboard_tests::slow_disk::{Filesystem, SlowDisk};
+use freeboard_tests::{MB, MIB, programs, sys, truth};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// A directory as a ConfigMap is mounted, and a sidecar that reads the workload file in it.
+struct Configured {
+    dir: PathBuf,
+    sidecar: Child,
+    versions: u32,
+}
+
+impl Configured {
+    fn start(lab: &Lab, workload: &str) -> Configured {
+        let dir = lab.dir().join("config");
+        fs::create_dir_all(dir.join("region")).expect("cannot make the region's directory");
+        let mut command = Command::new(freeboard::program());
+        command.arg("sidecar").arg("--region").arg(dir.join("region")).arg("--socket").arg(dir.join("socket"));
+        command.arg("--config").arg(dir.join("workload.toml"));
+        symlink("..data/workload.toml", dir.join("workload.toml")).expect("cannot make a link");
+        put(&dir, 0, workload);
+        let sidecar = command.spawn().expect("cannot start the sidecar");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !dir.join("socket").exists() {
+            assert!(Instant::now() < deadline, "the sidecar does not listen");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Configured { dir, sidecar, versions: 0 }
+    }
+
+    fn change(&mut self, workload: &str) {
+        self.versions += 1;
+        put(&self.dir, self.versions, workload);
+    }
+
+    /// A `dd` that writes so much to a file.
+    fn writer(&self, to: &Path, mib: u64) -> Command {
+        let mut dd = Command::new("dd");
+        dd.args(["if=/dev/zero", "bs=1M"]).arg(format!("count={mib}")).arg(format!("of={}", to.display()));
+        self.serve(dd)
+    }
+
+    fn serve(&self, mut command: Command) -> Command {
+        command
+            .env("LD_PRELOAD", freeboard::library())
+            .env("FREEBOARD_REGION", self.dir.join("region"))
+            .env("FREEBOARD_SOCKET", self.dir.join("socket"));
+        command
+    }
+}
+
+impl Drop for Configured {
+    fn drop(&mut self) {
+        let _ = sys::kill(self.sidecar.id(), libc::SIGTERM);
+        let _ = self.sidecar.wait();
+    }
+}
+
+/// As the kubelet does it: a directory of its own, then the link `..data` in one step.
+fn put(dir: &Path, version: u32, workload: &str) {
+    let name = format!("..{version}");
+    fs::create_dir(dir.join(&name)).expect("cannot make a directory");
+    fs::write(dir.join(&name).join("workload.toml"), workload).expect("cannot write the workload file");
+    symlink(&name, dir.join("..tmp")).expect("cannot make a link");
+    fs::rename(dir.join("..tmp"), dir.join("..data")).expect("cannot rename a link");
+}
+
+#[test]
+fn off_releases_every_held_call_within_a_second() {
+    let test = "mode = \"off\" while five programs are held";
+    let Some(lab) = Lab::shared(test) else { return };
+    let source = programs::random_file(&lab, 30 * MIB);
+    let disk = SlowDisk::new(&lab, Filesystem::Xfs, MIB);
+    let to = |name: &str| disk.dir().join(name);
+    for mode in ["auto", "always"] {
+        let mut sidecar = Configured::start(&lab, &format!("[writes]\nmode = \"{mode}\"\n"));
+        let group = Group::new(&lab, 400 * MB);
+        let mut copy = Command::new("cp");
+        copy.args(["--reflink=never"]).args([&source, &to("copy")]);
+        let mut commands: Vec<Command> = (0..4).map(|number| sidecar.writer(&to(&number.to_string()), 30)).collect();
+        commands.push(sidecar.serve(copy));
+        let mut members: Vec<_> = commands.iter_mut().map(|command| group.spawn(command)).collect();
+        std::thread::sleep(Duration::from_secs(3));
+        assert!(members.iter_mut().all(|member| !member.ended()), "{mode}: one was not held");
+        let changed = Instant::now();
+        sidecar.change("[writes]\nmode = \"off\"\n");
+        let runs: Vec<_> = members.into_iter().map(|member| member.wait()).collect();
+        let took = changed.elapsed();
+        println!("{test} ({mode}): all had written their 30 MiB {took:?} after the change");
+        runs.iter().for_each(|run| run.assert_ok(test));
+        assert!(took < Duration::from_secs(1), "{mode}: {took:?}");
+        drop(group);
+        drop(sidecar);
+        disk.full_speed();
+        disk.settle();
+        truth::assert_same(&to("copy"), &source);
+        disk.slow_down();
+        fs::remove_dir_all(lab.dir().join("config")).expect("cannot remove the configuration");
+    }
+}
+
+#[test]
+fn a_smaller_window_holds_for_a_program_that_runs() {
+    let test = "window = \"2MiB\" while a program writes";
+    let Some(lab) = Lab::shared(test) else { return };
+    let disk = SlowDisk::new(&lab, Filesystem::Xfs, 30 * MIB);
+    let mut sidecar = Configured::start(&lab, "");
+    let group = Group::new(&lab, 200 * MB);
+    let mut member = group.spawn(&mut sidecar.writer(&disk.dir().join("output"), 250));
+    let unwritten = || {
+        let text = fs::read(group.dir().join("memory.stat")).expect("cannot read memory.stat");
+        stat(&text).unwritten().expect("memory.stat does not count dirty and writeback")
+    };
+    std::thread::sleep(Duration::from_secs(2));
+    let before = unwritten();
+    sidecar.change("[writes]\nwindow = \"2MiB\"\n");
+    std::thread::sleep(Duration::from_secs(2));
+    let samples: Vec<u64> = (0..100)
+        .map(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            unwritten()
+        })
+        .collect();
+    assert!(!member.ended(), "it ended too soon to be looked at");
+    let after = samples.into_iter().max().unwrap_or(0);
+    println!("{test}: unwritten {} MiB, then at most {:.1} MiB", before / MIB, after as f64 / MIB as f64);
+    assert!(before > 8 * MIB, "{before}");
+    assert!(after <= 4 * MIB, "{after}");
+    member.wait().assert_ok(test);
+}
