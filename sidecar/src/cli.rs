@@ -25,6 +25,8 @@ pub enum Command {
     Check(Check),
     /// Say what a program is, and how each of its writes will be seen
     Doctor(Doctor),
+    /// Say what fills a container's memory, who sees which number of it, and what helps
+    Explain(Explain),
 }
 
 /// Flags of `freeboard run`.
@@ -101,6 +103,20 @@ pub struct Doctor {
     /// A command, as `freeboard run` would start it; it is not started
     #[arg(value_name = "CMD", last = true)]
     pub command: Vec<OsString>,
+}
+
+/// Arguments of `freeboard explain`.
+#[derive(Debug, clap::Args)]
+pub struct Explain {
+    /// A process, or the path of a memory cgroup; this process's own if there is none
+    #[arg(value_name = "PID|CGROUP", conflicts_with = "oom_log")]
+    pub subject: Option<String>,
+    /// Explain the last message of the OOM killer's in a saved log; /dev/stdin works too
+    #[arg(long, value_name = "FILE")]
+    pub oom_log: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 fn size(text: &str) -> Result<u64, String> {

@@ -11,6 +11,7 @@
 //! | [`metrics`] | what Prometheus reads of it |
 //! | [`check`] | `freeboard check` |
 //! | [`doctor`] | `freeboard doctor` |
+//! | [`explain`] | `freeboard explain` |
 //! | [`library`] | finding `libfreeboard.so`, and installing it |
 //! | [`signals`] | signals as a descriptor, and dying of one |
 //!
@@ -20,6 +21,7 @@ pub mod cgroup;
 pub mod check;
 pub mod cli;
 pub mod doctor;
+pub mod explain;
 pub mod library;
 pub mod metrics;
 pub mod region;

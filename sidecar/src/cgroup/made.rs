@@ -74,7 +74,7 @@ fn remove_tree(group: &Path) -> io::Result<()> {
 }
 
 /// The processes in a group and in those below it.
-fn processes(group: &Path) -> Vec<String> {
+pub fn processes(group: &Path) -> Vec<String> {
     let own = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
     let below = children(group).into_iter().flat_map(|child| processes(&child));
     own.lines().map(str::to_owned).chain(below).collect()

@@ -18,6 +18,7 @@ use crate::cgroup::{Crowd, directory_of, judge, open_path};
 use crate::cli::Doctor;
 use crate::run::Ending;
 use anyhow::{Context, Result};
+pub use file::Runtime;
 use file::{Elf, Use};
 use freeboard_budget::layout::{BUDGET_FILE, BUDGET_MAGIC, Header, MAJOR, STALE_MS};
 use freeboard_config::Workload;
@@ -45,6 +46,13 @@ pub fn doctor(flags: &Doctor) -> Result<Ending> {
     let text = if flags.json { serde_json::to_string_pretty(&report)? + "\n" } else { report.text() };
     std::io::stdout().write_all(text.as_bytes()).context("stdout cannot be written")?;
     Ok(Ending::Code(if report.all_seen { 0 } else { 1 }))
+}
+
+/// What the program of a process is written in; `None`: it cannot be looked at.
+pub fn runtime(pid: u32) -> Option<Runtime> {
+    let subject = process::look(pid).ok()?;
+    let libc = subject.elf.libc(&subject.libraries);
+    Some(subject.elf.runtime(&subject.libraries, &libc))
 }
 
 /// Something that keeps writes from being seen or paced as well as they could be.
