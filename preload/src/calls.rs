@@ -5,8 +5,8 @@ use crate::descriptors;
 use crate::files::File;
 use crate::ledger::TOTALS;
 use crate::{ledger, look, pace, process, region, sys};
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicBool, AtomicU64};
 use freeboard_budget::layout::Aside;
 use libc::c_int;
 
@@ -383,13 +383,6 @@ pub fn splicing(fd: c_int, at: *const i64, bytes: usize, call: &mut dyn FnMut() 
     wrote
 }
 
-/// The process has had writes queued: what is booked may not be dirty yet.
-static HAS_QUEUED: AtomicBool = AtomicBool::new(false);
-
-pub fn has_queued() -> bool {
-    HAS_QUEUED.load(Relaxed)
-}
-
 /// The writes of one submission to a queue of the kernel's, which makes them at its own time: booked as if they were made
 /// now, and held back together.
 #[derive(Default)]
@@ -406,6 +399,7 @@ impl Batch {
             return;
         }
         if let Some(file) = tracked(fd) {
+            file.set_queued();
             self.charge = self.charge.saturating_add(queued_charge(offset, bytes).1);
             self.last = Some((file, fd));
         }
@@ -414,7 +408,6 @@ impl Batch {
     /// Waits for room for all of them.
     pub fn admit(&self) {
         if let Some((file, fd)) = self.last {
-            HAS_QUEUED.store(true, Relaxed);
             reserve(file, fd, self.charge);
         }
     }
@@ -462,6 +455,7 @@ fn queued_charge(offset: Option<u64>, bytes: u64) -> (u64, u64) {
 /// It was submitted.
 pub fn queued(fd: c_int) {
     if let Some(file) = descriptors::get(fd).file().filter(|file| descriptors::is_on(fd, file)) {
+        file.set_queued();
         file.harvest();
         pace_after(file, fd);
     }

@@ -20,6 +20,8 @@ const FILES: usize = 1024;
 const GRANT_CLASS_MIN: u64 = word::class_within(64 << 10);
 /// Least time between two drops of a whole file.
 const SWEEP_NS: u64 = 250_000_000;
+/// What was queued and has not come for so long stands for pages that were written again, or that failed.
+const COMING_NS: u64 = 50_000_000;
 /// Chunks in a file's queue; when it is full the youngest grows.
 pub const CHUNKS: usize = 16;
 
@@ -71,6 +73,11 @@ pub struct File {
     current: AtomicU64,
     /// The charge that was left when the kernel was last asked what of it is dirty.
     measured: AtomicU64,
+    /// Writes to it were queued, so that what is booked may not be dirty yet: when last, or when more of them was last seen
+    /// to have come; 0: never.
+    queued_ns: AtomicU64,
+    /// What of them had come then.
+    come: AtomicU64,
     current_bytes: AtomicU64,
     /// Nothing below this was appended by us: the file's size when it was first seen.
     old_end: AtomicU64,
@@ -165,6 +172,7 @@ pub fn open(stat: &Stat, fd: c_int, how: How, mode: Mode, append: bool) -> Optio
     file.mode.store(mode as u32, Relaxed);
     file.append.store(append, Relaxed);
     file.scattered.store(false, Relaxed);
+    file.queued_ns.store(0, Relaxed);
     file.set_last_fd(fd);
     file.old_end.store(stat.size, Relaxed);
     file.kept_from.store(stat.size, Relaxed);
@@ -197,6 +205,8 @@ impl File {
             scattered: AtomicBool::new(false),
             current: AtomicU64::new(0),
             measured: AtomicU64::new(0),
+            queued_ns: AtomicU64::new(0),
+            come: AtomicU64::new(0),
             current_bytes: AtomicU64::new(0),
             old_end: AtomicU64::new(0),
             kept_from: AtomicU64::new(0),
@@ -248,6 +258,22 @@ impl File {
 
     pub fn is_append(&self) -> bool {
         self.append.load(Relaxed)
+    }
+
+    pub fn has_queued(&self) -> bool {
+        self.queued_ns.load(Relaxed) != 0
+    }
+
+    pub fn set_queued(&self) {
+        self.queued_ns.store(sys::now_ns(), Relaxed);
+    }
+
+    /// So much of what was queued has come. May more of it be on the way?
+    pub fn is_coming(&self, come: u64) -> bool {
+        if self.come.swap(come, Relaxed) != come {
+            self.set_queued();
+        }
+        sys::now_ns().wrapping_sub(self.queued_ns.load(Relaxed)) < COMING_NS
     }
 
     pub fn is_open(&self) -> bool {

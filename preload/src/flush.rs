@@ -14,7 +14,7 @@
 //! that belongs to the application.
 
 use crate::files::File;
-use crate::{calls, ledger, probe, sys};
+use crate::{ledger, probe, sys};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
 
@@ -170,7 +170,7 @@ pub fn drop_arrived(file: &File, fd: c_int, low: u64, high: u64) -> Option<sys::
 pub fn drop_range(file: &File, fd: c_int, low: u64, high: u64, all: bool) {
     let floor = if all { 0 } else { file.old_end().next_multiple_of(ledger::PAGE) };
     // what is queued may be written after its chunk was looked at
-    let start = if calls::has_queued() { 0 } else { low.min(file.kept_from()) };
+    let start = if file.has_queued() { 0 } else { low.min(file.kept_from()) };
     // a large folio is dropped as a whole or not at all
     let start = (start & !(STEP - 1)).max(floor);
     // the tail page of a growing file stays

@@ -59,12 +59,22 @@ impl Buffers {
     /// Finds the group's directory: /proc/self/cgroup gives the path, /proc/self/mountinfo where its hierarchy is.
     fn locate(&mut self) {
         self.version = None;
+        self.locate_by(c"/proc/self/cgroup", c"/proc/self/mountinfo");
+        if self.version.is_none() {
+            // the process's own are its first thread's, and say nothing once that has ended
+            self.locate_by(c"/proc/thread-self/cgroup", c"/proc/thread-self/mountinfo");
+        }
+    }
+
+    fn locate_by(&mut self, groups: &CStr, mounts: &CStr) {
         let mut own = [0u8; 2048];
-        let Some(text) = sys::read_file(c"/proc/self/cgroup", &mut own) else { return };
+        let Some(text) = sys::read_file(groups, &mut own) else { return };
         let Some((version, path)) = cgroup::own_path(text) else { return };
         let mut root = [0u8; PATH];
         let mut point = [0u8; PATH];
-        let Some((root, point)) = find_mount(&mut self.text, version, path, &mut root, &mut point) else { return };
+        let Some((root, point)) = find_mount(mounts, &mut self.text, version, path, &mut root, &mut point) else {
+            return;
+        };
         let below = cgroup::below_root(path, root);
         let mut end = 0;
         for &byte in point.as_bytes().iter().chain(below.as_bytes()) {
@@ -123,27 +133,29 @@ impl Buffers {
 
 /// The mount that shows the group at `path`, else the first of its hierarchy.
 fn find_mount<'a>(
+    mounts: &CStr,
     buffer: &mut [u8; 8192],
     version: Version,
     path: &str,
     root: &'a mut [u8; PATH],
     point: &'a mut [u8; PATH],
 ) -> Option<(&'a str, &'a str)> {
-    let found = scan_mounts(buffer, version, Some(path), root, point);
-    let (root_len, point_len) = found.or_else(|| scan_mounts(buffer, version, None, root, point))?;
+    let found = scan_mounts(mounts, buffer, version, Some(path), root, point);
+    let (root_len, point_len) = found.or_else(|| scan_mounts(mounts, buffer, version, None, root, point))?;
     let text = |bytes: &'a [u8; PATH], len: usize| core::str::from_utf8(bytes.get(..len)?).ok();
     Some((text(root, root_len)?, text(point, point_len)?))
 }
 
 /// Reads mountinfo piece by piece, whole lines at a time; the lengths of what it found.
 fn scan_mounts(
+    mounts: &CStr,
     buffer: &mut [u8; 8192],
     version: Version,
     path: Option<&str>,
     root: &mut [u8; PATH],
     point: &mut [u8; PATH],
 ) -> Option<(usize, usize)> {
-    let fd = sys::open(c"/proc/self/mountinfo", libc::O_RDONLY);
+    let fd = sys::open(mounts, libc::O_RDONLY);
     if fd < 0 {
         return None;
     }

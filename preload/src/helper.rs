@@ -91,8 +91,13 @@ static TABLE: [Job; JOBS] = [const {
 static TID: AtomicI32 = AtomicI32::new(0);
 /// The helper does not take jobs any more.
 static LEAVING: AtomicBool = AtomicBool::new(false);
-/// It could not be started, or not get a table of its own; not tried again.
+/// It may not be started, or not get a table of its own; not tried again.
 static UNAVAILABLE: AtomicBool = AtomicBool::new(false);
+/// It could not be started in this process; not tried again here. A child may have one: after unshare(CLONE_NEWPID) it
+/// is refused to the parent alone.
+static REFUSED: AtomicBool = AtomicBool::new(false);
+/// Somebody has waited for it for [`HANDOVER_MS`] in vain: nobody else does until it is back.
+static LATE: AtomicBool = AtomicBool::new(false);
 /// It is to leave now, whatever it has.
 static DISMISSED: AtomicBool = AtomicBool::new(false);
 static BELL: AtomicU32 = AtomicU32::new(0);
@@ -106,7 +111,9 @@ const STACK_BYTES: usize = 64 << 10;
 /// A child of fork has no helper.
 pub fn reset() {
     TID.store(0, Relaxed);
-    LEAVING.store(false, Relaxed);
+    for flag in [&LEAVING, &DISMISSED, &REFUSED, &LATE] {
+        flag.store(false, Relaxed);
+    }
     for job in &TABLE {
         job.state.store(FREE, Relaxed);
     }
@@ -115,6 +122,10 @@ pub fn reset() {
 /// There is none in this process, and there never will be.
 pub fn give_up() {
     UNAVAILABLE.store(true, Relaxed);
+}
+
+fn is_unavailable() -> bool {
+    UNAVAILABLE.load(Relaxed) || REFUSED.load(Relaxed)
 }
 
 /// Ends the thread, and waits for that unless it is in the middle of a long call.
@@ -138,11 +149,11 @@ pub fn dismiss() {
 /// done. Does not wait; one that the helper is too busy to take, or drops, is asked for again at the next look. `false`:
 /// the helper cannot. Nor may it where opening the file again would break the application's lease on it.
 pub fn commit(file: &'static File, fd: c_int) -> bool {
-    if UNAVAILABLE.load(Relaxed) || sys::has_lease(fd) {
+    if is_unavailable() || sys::has_lease(fd) {
         return false;
     }
     if !start() {
-        return !UNAVAILABLE.load(Relaxed);
+        return !is_unavailable();
     }
     if TABLE.iter().any(|job| job.is_for(file)) {
         ring();
@@ -183,11 +194,16 @@ pub enum Kept {
 /// Takes a file over that is about to be closed: it is kept until its pages are written, and then, where that is wanted,
 /// they are dropped. Returns when it has been re-opened, or soon.
 pub fn keep(file: &'static File, fd: c_int, charge: u64, drops: bool) -> Kept {
-    if UNAVAILABLE.load(Relaxed) || sys::has_lease(fd) {
+    if is_unavailable() || sys::has_lease(fd) {
         return Kept::Never;
     }
     if !start() {
-        return if UNAVAILABLE.load(Relaxed) { Kept::Never } else { Kept::NotYet };
+        return if is_unavailable() { Kept::Never } else { Kept::NotYet };
+    }
+    // it waits for the same disk: so may the caller
+    let otherwise = || if WAITS_FOR_DEV.load(Relaxed) == file.dev() { Kept::NotYet } else { Kept::Never };
+    if LATE.load(Relaxed) {
+        return otherwise();
     }
     let from = if drops { file.droppable_from() } else { u64::MAX };
     let Some(job) = post(fd, file, charge, Some(from)) else { return Kept::NotYet };
@@ -197,8 +213,8 @@ pub fn keep(file: &'static File, fd: c_int, charge: u64, drops: bool) -> Kept {
             POSTED if sys::now_ns() <= deadline => wait(&job.state, POSTED, 2_000_000),
             POSTED => {
                 if job.state.compare_exchange(POSTED, FREE, AcqRel, Acquire).is_ok() {
-                    let is_same = WAITS_FOR_DEV.load(Relaxed) == file.dev();
-                    return if is_same { Kept::NotYet } else { Kept::Never };
+                    LATE.store(true, Relaxed);
+                    return otherwise();
                 }
             }
             FAILED => {
@@ -212,7 +228,7 @@ pub fn keep(file: &'static File, fd: c_int, charge: u64, drops: bool) -> Kept {
 
 /// All places are taken; one will be free when the disk has written some more.
 pub fn is_full() -> bool {
-    !UNAVAILABLE.load(Relaxed) && next().is_some_and(|job| job.state.load(Relaxed) != FREE)
+    !is_unavailable() && next().is_some_and(|job| job.state.load(Relaxed) != FREE)
 }
 
 fn next() -> Option<&'static Job> {
@@ -257,7 +273,12 @@ impl Job {
 
 /// Makes sure that the thread runs, which sweeps as long as [`Sweeper::look`] says so. `false`: it cannot.
 pub fn sweep() -> bool {
-    !UNAVAILABLE.load(Relaxed) && start()
+    !is_unavailable() && start()
+}
+
+/// It takes nothing any more, and has not gone yet.
+pub fn is_leaving() -> bool {
+    TID.load(Acquire) != 0 && (LEAVING.load(Acquire) || DISMISSED.load(Acquire))
 }
 
 /// Wakes the thread.
@@ -279,29 +300,27 @@ fn wake(word: &AtomicU32) {
 
 /// Makes sure that the thread runs.
 fn start() -> bool {
-    if TID.load(Acquire) != 0 {
-        return !LEAVING.load(Acquire);
-    }
-    if TID.compare_exchange(0, -1, AcqRel, Relaxed).is_err() {
-        return !LEAVING.load(Acquire);
+    if TID.load(Acquire) != 0 || TID.compare_exchange(0, -1, AcqRel, Relaxed).is_err() {
+        return !LEAVING.load(Acquire) && !DISMISSED.load(Acquire);
     }
     let mut stack = STACK.load(Acquire);
     if stack.is_null() {
         stack = sys::map_private(STACK_BYTES);
         if stack.is_null() {
-            UNAVAILABLE.store(true, Relaxed);
+            REFUSED.store(true, Relaxed);
             TID.store(0, Release);
             return false;
         }
         STACK.store(stack, Release);
     }
-    LEAVING.store(false, Release);
-    DISMISSED.store(false, Release);
+    for flag in [&LEAVING, &DISMISSED, &LATE] {
+        flag.store(false, Release);
+    }
     // SAFETY: the stack is ours, mapped for good, and free: the last helper has gone (its TID was cleared by the
     // kernel after it had left its stack for the last time).
     let made = unsafe { apart::spawn(stack.add(STACK_BYTES), &TID, run) };
     if made < 0 {
-        UNAVAILABLE.store(true, Relaxed);
+        REFUSED.store(true, Relaxed);
         TID.store(0, Release);
         return false;
     }
@@ -316,6 +335,7 @@ extern "C" fn run() -> ! {
         // an old kernel: without a table of its own it must not open anything
         UNAVAILABLE.store(true, Relaxed);
         leave();
+        apart::exit();
     }
     let mut busy_at = sys::now_ns();
     let mut looked_at = 0;
@@ -324,9 +344,7 @@ extern "C" fn run() -> ! {
         let bell = BELL.load(Acquire);
         let first = NEXT.load(Relaxed) as usize;
         let oldest_first = || (0..JOBS).filter_map(|step| TABLE.get((first + step) % JOBS));
-        for job in oldest_first() {
-            take_over(job);
-        }
+        take_posted();
         for (job, file) in oldest_first().filter_map(|job| Some((job, job.remote()?))) {
             serve(job, file);
         }
@@ -348,6 +366,7 @@ extern "C" fn run() -> ! {
         }
         if now.wrapping_sub(busy_at) > IDLE_NS || DISMISSED.load(Acquire) {
             leave();
+            busy_at = now;
         }
         let looks_in = if is_busy { LOOK_NS } else { IDLE_NS };
         wait(&BELL, bell, looks_in.min(sweeps_in.unwrap_or(IDLE_NS)));
@@ -355,9 +374,16 @@ extern "C" fn run() -> ! {
 }
 
 /// Ends the thread. Jobs that come from here on start a new one; those that came before are refused.
-fn leave() -> ! {
+///
+/// Returns where a reason to sweep came just now.
+fn leave() {
     LEAVING.store(true, Release);
     sweep::end();
+    if !DISMISSED.load(Acquire) && !UNAVAILABLE.load(Relaxed) && sweep::is_left_alone() {
+        LEAVING.store(false, Release);
+        sweep::go_on();
+        return;
+    }
     for job in &TABLE {
         let refused = if job.remote().is_some() { FREE } else { FAILED };
         if job.state.compare_exchange(POSTED, refused, AcqRel, Relaxed).is_ok() {
@@ -369,6 +395,15 @@ fn leave() -> ! {
         }
     }
     apart::exit()
+}
+
+/// Opens the files that were posted. For the helper's own thread.
+pub fn take_posted() {
+    let first = NEXT.load(Relaxed) as usize;
+    for job in (0..JOBS).filter_map(|step| TABLE.get((first + step) % JOBS)) {
+        take_over(job);
+    }
+    LATE.store(false, Relaxed);
 }
 
 /// Opens a file that was posted.

@@ -297,12 +297,14 @@ fn forked(result: pid_t) -> pid_t {
 }
 
 /// A call that the kernel refuses where there is another thread, or one that shares the root directory; or one that changes
-/// what each thread may do, of which libc tells only its own: without ours.
+/// what each thread may do, of which libc tells only its own: without ours. One that sweeps is made anew after it.
 pub fn alone<T>(call: impl FnOnce() -> T) -> T {
     if process::is_ours() {
         helper::dismiss();
     }
-    call()
+    let result = call();
+    sweep::again();
+    result
 }
 
 /// `lseek(fd, 0, SEEK_CUR)` only asks.

@@ -1,7 +1,7 @@
 //! A look at what the process owes: what a chunk's worth of writes has really left dirty, what is to be sent on its way, and
 //! what has arrived on the disk. The caller has the pace.
 
-use crate::calls::{self, PIECE_MIN};
+use crate::calls::PIECE_MIN;
 use crate::files::{self, Chunk, File};
 use crate::flush::{self, How};
 use crate::ledger::{self, TOTALS};
@@ -70,6 +70,7 @@ pub fn look_at_all(caller: Option<(&'static File, c_int)>) {
         for file in files::all() {
             if file.owed() > 0
                 && let Some(fd) = descriptors::find(file)
+                && !is_coming(file, fd)
             {
                 send(file, fd);
             }
@@ -106,7 +107,7 @@ pub fn advance(file: &'static File, fd: c_int) {
         let (low, high) = file.current_range(sys::position(fd));
         if let Some(stat) = flush::measure(file, fd, low, high) {
             let unwritten = (stat.dirty + stat.writeback).saturating_mul(ledger::PAGE);
-            let in_calls = match (calls::has_queued(), process::has_one_thread()) {
+            let in_calls = match (file.has_queued(), process::has_one_thread()) {
                 (true, _) => current,
                 (false, true) => 0,
                 (false, false) => current / 2,
@@ -136,7 +137,7 @@ fn send_piece(file: &'static File, fd: c_int) {
     let is_whole = matches!(file.how(), How::Remote | How::Synced);
     if pieces < 2
         && let Some(stat) = flush::measure(file, fd, low, high)
-        && has_not_come(stat.dirty.saturating_add(stat.writeback).saturating_mul(ledger::PAGE), current)
+        && has_not_come(file, stat.dirty.saturating_add(stat.writeback).saturating_mul(ledger::PAGE), current)
     {
         return;
     }
@@ -156,7 +157,7 @@ fn send_piece(file: &'static File, fd: c_int) {
         Some(stat) => stat.dirty.saturating_add(stat.writeback).saturating_mul(ledger::PAGE),
         None => current / pieces,
     };
-    if has_not_come(charge, current / pieces) {
+    if has_not_come(file, charge, current / pieces) {
         return;
     }
     let charge = file.cut_front(low, end, charge);
@@ -167,9 +168,19 @@ fn send_piece(file: &'static File, fd: c_int) {
 }
 
 /// Writes that were queued are booked, and the kernel has not made all of them yet. What is sent meanwhile would be dirty
-/// again when its turn comes. (Where nothing else is on its way, it is sent all the same.)
-fn has_not_come(unwritten: u64, booked: u64) -> bool {
-    calls::has_queued() && unwritten.saturating_add(EDGE_PAGES * ledger::PAGE) < booked
+/// again when its turn comes. (Where nothing else is on its way, and no more comes, it is sent all the same.)
+fn has_not_come(file: &File, unwritten: u64, booked: u64) -> bool {
+    file.has_queued() && unwritten.saturating_add(EDGE_PAGES * ledger::PAGE) < booked
+}
+
+/// The kernel is at the writes that were queued: what is sent before they are made would be taken for all of it.
+fn is_coming(file: &'static File, fd: c_int) -> bool {
+    let (low, high) = file.current_range(sys::position(fd));
+    file.has_queued()
+        && flush::measure(file, fd, low, high).is_some_and(|stat| {
+            let come = stat.dirty.saturating_add(stat.writeback).saturating_mul(ledger::PAGE);
+            has_not_come(file, come, file.current()) && file.is_coming(come)
+        })
 }
 
 /// Starts writeback of all that the file's current charge stands for.

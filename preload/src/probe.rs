@@ -2,7 +2,7 @@
 //! page cache before and after. ext4 is one that is written by sync_file_range, and with data=journal one that is not.
 
 use crate::files::{self, File};
-use crate::flush::{self, How};
+use crate::flush::{self, How, magic};
 use crate::look::EDGE_PAGES;
 use crate::sys::{self, CacheStat};
 use core::sync::atomic::AtomicU64;
@@ -38,7 +38,9 @@ pub fn late_ns(dev: u64) -> u64 {
 pub fn start(file: &File, fd: c_int, low: u64, high: u64) {
     let before = flush::measure(file, fd, low, high);
     let is_there = || sys::fstat(fd).is_some_and(|stat| stat.size > low);
-    if before.is_some_and(|stat| stat.cached + stat.evicted == 0) && is_there() {
+    // what was queued may still come, into space that the file has had all along
+    let has_come = || !file.has_queued() || sys::fs_magic(fd) == Some(magic::OVERLAY);
+    if before.is_some_and(|stat| stat.cached + stat.evicted == 0) && is_there() && has_come() {
         // it was written, and is not here: there is a file below, or nothing to flush to; the group's count tells
         file.set_how(How::Layered);
         flush::start(file, fd, low, high);

@@ -11,7 +11,7 @@
 mod row;
 
 use crate::apart::{self, Apart};
-use crate::{descriptors, group, helper, ledger, process, speed, sys};
+use crate::{descriptors, group, helper, ledger, process, speed, sweep, sys};
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
@@ -323,6 +323,9 @@ fn refresh_at(now: u64) {
         None => (judge_own(now), 0, speed::get()),
     };
     ALLOWED.store(allowed, Relaxed);
+    if sweep::is_left_alone() {
+        sweep::go_on(); // there was no limit before
+    }
     let speed = (speed != 0).then_some(speed);
     let configured = policy().map_or(0, |policy| policy.window_bytes.load(Relaxed));
     let is_always = mode == Mode::Always || ALWAYS.load(Relaxed);

@@ -1,13 +1,15 @@
 //! What no hook sees: stores to mappings, io_uring, AIO, and the system calls that Go makes by itself.
 //!
-//! A process that does one of these has its files looked at by the [`helper`]'s thread, which has a descriptor table of its
-//! own: where the group has more unwritten than all ledgers explain, the files that are open for writing or mapped so
-//! are opened once more, and kept open while something is found in them. What is dirty of them, and not owed by a ledger already, is owed by the
-//! process from then on, and is sent on its way early: stores to a mapping cannot be held back, and Go's calls only by
-//! the launcher (`freeboard run`). What is submitted to a queue is held back until the disk has taken enough of it.
+//! A process that does one of these has its files looked at by the [`helper`]'s thread, which has a descriptor table of
+//! its own: where the group has more unwritten than all ledgers explain, the files that are open for writing or mapped
+//! so are opened once more, and kept open while something is found in them. What is dirty of them, and not owed by a
+//! ledger already, is owed by the process from then on, and is sent on its way early: stores to a mapping cannot be held
+//! back, and Go's calls only by the launcher (`freeboard run`). What is submitted to a queue is held back until the disk
+//! has taken enough of it.
 //!
-//! Nothing starts in a process that does none of these, or that has no limit. It ends with the last mapping where there are
-//! only mappings. A child of fork has no such thread until it gives a reason by itself.
+//! Nothing starts in a process that does none of these, or that has no limit; where there is one later, it starts with
+//! the next call that looks. It ends with the last mapping where there are only mappings. Where the thread had to leave
+//! (setuid, unshare), it is made anew after that call. A child of fork has none until it gives a reason by itself.
 //!
 //! No call here carries a WAIT flag or is a sync: the errors of writeback stay the application's.
 
@@ -15,7 +17,7 @@ use crate::flush::magic;
 use crate::ledger::{self, PAGE, TOTALS};
 use crate::{apart, files, group, helper, pace, process, region, seccomp, sys};
 use core::ffi::CStr;
-use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use freeboard_budget::Mode;
 use freeboard_budget::law::COUNTER_LAG;
@@ -32,8 +34,10 @@ const WALK_NS: u64 = 200_000_000;
 const WALKS_SHARE: u64 = 16;
 /// Time between two times that pages are given back: what cannot be makes every processor empty its list of new pages.
 const GIVING_BACK_NS: u64 = 20_000_000;
-/// Files that one walk can tell apart.
+/// Files that one walk looks at; the next one goes on behind them.
 const FILES: usize = 64;
+/// Longest wait for a thread that is leaving.
+const LEAVING_MS: u32 = 20;
 /// Files that are kept open.
 const KEPT: usize = 16;
 
@@ -42,6 +46,8 @@ const MAPS: u8 = 1;
 const CALLS: u8 = 2;
 
 static REASONS: AtomicU8 = AtomicU8::new(0);
+/// The thread looks after them.
+static IS_SWEPT: AtomicBool = AtomicBool::new(false);
 /// The program was compiled by Go.
 static IS_GO: AtomicBool = AtomicBool::new(false);
 /// It cannot be done in this process.
@@ -49,7 +55,7 @@ static UNAVAILABLE: AtomicBool = AtomicBool::new(false);
 /// What the last look found: unwritten and in no other account of the ledger.
 static FOUND: AtomicU64 = AtomicU64::new(0);
 static FOUND_AT: AtomicU64 = AtomicU64::new(0);
-/// What was on its way after the last look.
+/// What was sent by these looks, and was still on its way after the last one.
 static SENT: AtomicU64 = AtomicU64::new(0);
 /// What of [`FOUND`] is not waited for any more.
 static FORGIVEN: AtomicU64 = AtomicU64::new(0);
@@ -61,6 +67,7 @@ static IS_ASKED: AtomicBool = AtomicBool::new(false);
 /// A child of fork has no reason yet, and owes nothing.
 pub fn reset() {
     REASONS.store(0, Relaxed);
+    IS_SWEPT.store(false, Relaxed);
     for word in [&FOUND, &SENT, &FORGIVEN] {
         word.store(0, Relaxed);
     }
@@ -100,10 +107,12 @@ pub fn mapped(bytes: usize, protection: c_int, flags: c_int, fd: c_int) {
 fn mapped_shared(fd: c_int) {
     if REASONS.load(Relaxed) & MAPS == 0 && process::is_ours() && is_on_disk(fd) {
         begin(MAPS);
+    } else if is_left_alone() {
+        region::refresh();
     }
 }
 
-/// Has the process looked after, if it has a limit.
+/// Has the process looked after, if it has a limit, or as soon as it has one.
 #[cold]
 fn begin(reason: u8) {
     if REASONS.load(Relaxed) & reason != 0 || UNAVAILABLE.load(Relaxed) || !process::is_ours() {
@@ -112,15 +121,42 @@ fn begin(reason: u8) {
     if seccomp::forbids() != Some(seccomp::Forbidden::Nothing) || UNAVAILABLE.load(Relaxed) {
         return;
     }
+    FOUND_AT.store(sys::now_ns(), Relaxed);
+    REASONS.fetch_or(reason, SeqCst);
+    helper::ring();
     region::refresh();
-    if region::allowed() != u64::MAX {
-        FOUND_AT.store(sys::now_ns(), Relaxed);
-        REASONS.fetch_or(reason, Relaxed);
-        if helper::sweep() {
-            helper::ring();
-        } else {
-            REASONS.store(0, Relaxed);
+    again();
+}
+
+/// There is a reason, and no thread.
+pub fn is_left_alone() -> bool {
+    REASONS.load(SeqCst) != 0 && !IS_SWEPT.load(SeqCst)
+}
+
+/// Has the process looked after for the reasons that it has given, if it has a limit and nobody does it. `false`: not
+/// before the thread that is leaving has gone.
+pub fn go_on() -> bool {
+    if !is_left_alone() || region::allowed() == u64::MAX || !process::is_ours() {
+        return true;
+    }
+    FOUND_AT.store(sys::now_ns(), Relaxed);
+    // first, so that a thread which leaves meanwhile takes it back
+    IS_SWEPT.store(true, SeqCst);
+    if helper::sweep() {
+        helper::ring();
+        return true;
+    }
+    IS_SWEPT.store(false, SeqCst);
+    !helper::is_leaving()
+}
+
+/// The same, and waits for that.
+pub fn again() {
+    for _ in 0..LEAVING_MS {
+        if go_on() {
+            break;
         }
+        sys::sleep_ns(1_000_000);
     }
 }
 
@@ -140,8 +176,8 @@ pub fn queued() {
     begin(CALLS);
 }
 
-/// A submission to a queue of which is not known what it brings: held back while the process owes more than its window, and
-/// some of that was found here.
+/// A submission to a queue of which is not known what it brings: held back while the process owes more than its window,
+/// and some of that was found here.
 pub fn admit() {
     if REASONS.load(Relaxed) & CALLS == 0 {
         begin(CALLS);
@@ -155,9 +191,9 @@ pub fn admit() {
     }
 }
 
-/// The thread ends: what it found stays on nobody's account.
+/// The thread ends: what it found stays on nobody's account. The reasons stay, for the next one.
 pub fn end() {
-    REASONS.store(0, Relaxed);
+    IS_SWEPT.store(false, SeqCst);
     ledger::credit(FOUND.swap(0, Relaxed));
 }
 
@@ -175,6 +211,8 @@ struct Kept {
 /// What the helper's thread keeps between two looks.
 pub struct Sweeper {
     kept: [Kept; KEPT],
+    /// Places that the last walks have come by: mappings, then descriptors. The next one begins behind them.
+    passed: u32,
     walked_at: u64,
     walk_took: u64,
 }
@@ -196,10 +234,10 @@ struct Found {
 
 impl Sweeper {
     pub const fn new() -> Sweeper {
-        Sweeper { kept: [Kept { fd: -1, key: 0, dev: 0, is_met: false }; KEPT], walked_at: 0, walk_took: 0 }
+        Sweeper { kept: [Kept { fd: -1, key: 0, dev: 0, is_met: false }; KEPT], passed: 0, walked_at: 0, walk_took: 0 }
     }
 
-    /// Looks, if it is time. How long until the next look, in nanoseconds; `None`: there is nothing to look at any more.
+    /// Looks, if it is time. How long until the next look, in nanoseconds; `None`: there is nothing to look at.
     pub fn look(&mut self) -> Option<u64> {
         let reasons = REASONS.load(Relaxed);
         if reasons == 0 || !process::is_ours() {
@@ -267,10 +305,14 @@ impl Sweeper {
             return;
         }
         found.is_sent |= unwritten.is_none_or(|unwritten| unwritten >= region::allowed() / 4);
-        self.kept.iter_mut().for_each(|kept| kept.is_met = false);
-        let mut walk = Walk { keys: [0; FILES], files: 0 };
-        each_line(c"/proc/self/maps", |line| {
-            if let Some(map) = Map::read(line).filter(Map::is_large) {
+        if self.passed == 0 {
+            self.kept.iter_mut().for_each(|kept| kept.is_met = false);
+        }
+        let mut walk = Walk { keys: [0; FILES], files: 0, place: 0, first: self.passed, end: None };
+        each_line(MAPS_FILE, |line| {
+            if let Some(map) = Map::read(line).filter(Map::is_large)
+                && walk.comes_by()
+            {
                 // only an administrator may follow the first
                 let _ = [&[b"/proc/self/map_files/", map.addresses][..], &[map.path]]
                     .into_iter()
@@ -278,19 +320,25 @@ impl Sweeper {
                     .any(|path| self.meet(&mut walk, path.get(), found));
             }
         });
-        each_descriptor(|number| {
-            if Name::new(&[b"/proc/self/fdinfo/", number]).is_some_and(|info| is_written_through(info.get()))
-                && let Some(path) = Name::new(&[b"/proc/self/fd/", number])
+        each_descriptor(|thread, number| {
+            let named = |what: &[u8]| Name::new(&[TASKS.to_bytes(), b"/", thread, what, number]);
+            if walk.comes_by()
+                && named(b"/fdinfo/").is_some_and(|info| is_written_through(info.get()))
+                && let Some(path) = named(b"/fd/")
             {
                 self.meet(&mut walk, path.get(), found);
             }
         });
-        self.kept.iter_mut().filter(|kept| !kept.is_met).for_each(Kept::close);
+        self.passed = walk.end.unwrap_or(0);
+        if self.passed == 0 {
+            self.kept.iter_mut().filter(|kept| !kept.is_met).for_each(Kept::close);
+        }
         self.walk_took = sys::now_ns().wrapping_sub(now);
     }
 
     /// Opens a file that a walk has come by, and looks at it. `false`: it is not there.
     fn meet(&mut self, walk: &mut Walk, path: &CStr, found: &mut Found) -> bool {
+        helper::take_posted(); // whoever closes a file meanwhile is not to wait for the whole walk
         // without opening what is behind the name: that would tell a pipe's or a device's other side
         let name = sys::open(path, libc::O_PATH);
         if name < 0 {
@@ -396,9 +444,11 @@ fn settle(found: &Found) {
     } else {
         ledger::credit(before - owed);
     }
-    // what was on its way, and is not any more, has arrived
-    let sent = SENT.swap(found.writeback.saturating_add(found.started), Relaxed);
-    TOTALS.confirmed_bytes.fetch_add(sent.saturating_sub(found.writeback), Relaxed);
+    // what was sent from here, and is not on its way any more, has arrived
+    let sent = SENT.load(Relaxed);
+    let left = sent.min(found.writeback);
+    SENT.store(left.saturating_add(found.started), Relaxed);
+    TOTALS.confirmed_bytes.fetch_add(sent - left, Relaxed);
     if owed == 0 && before == 0 {
         return;
     }
@@ -415,9 +465,24 @@ fn settle(found: &Found) {
 struct Walk {
     keys: [u64; FILES],
     files: usize,
+    /// Places so far, and how many of them the walks before this one have been at.
+    place: u32,
+    first: u32,
+    /// The place at which it had as many files as it can tell apart.
+    end: Option<u32>,
 }
 
 impl Walk {
+    /// Steps to the next place; `false`: not to be looked at by this walk.
+    fn comes_by(&mut self) -> bool {
+        let place = self.place;
+        self.place = place.wrapping_add(1);
+        if self.files == FILES {
+            self.end = self.end.or(Some(place));
+        }
+        place >= self.first && self.end.is_none()
+    }
+
     fn is_new(&mut self, key: u64) -> bool {
         if self.keys.iter().take(self.files).any(|&met| met == key) {
             return false;
@@ -429,7 +494,11 @@ impl Walk {
     }
 }
 
-/// A line of /proc/self/maps: a file that is mapped shared and may be written to.
+/// By the thread that asks: the process's own entries are its first thread's, and empty when that has ended.
+const MAPS_FILE: &CStr = c"/proc/thread-self/maps";
+const TASKS: &CStr = c"/proc/self/task";
+
+/// A line of [`MAPS_FILE`]: a file that is mapped shared and may be written to.
 struct Map<'line> {
     addresses: &'line [u8],
     path: &'line [u8],
@@ -459,7 +528,7 @@ impl<'line> Map<'line> {
 /// Is there such a mapping?
 fn has_maps() -> bool {
     let mut has_maps = false;
-    each_line(c"/proc/self/maps", |line| has_maps |= Map::read(line).is_some_and(|map| map.is_large()));
+    each_line(MAPS_FILE, |line| has_maps |= Map::read(line).is_some_and(|map| map.is_large()));
     has_maps
 }
 
@@ -532,9 +601,27 @@ fn each_line(path: &CStr, mut act: impl FnMut(&[u8])) {
     sys::close(fd);
 }
 
-/// The numbers of the process's descriptors.
-fn each_descriptor(mut act: impl FnMut(&[u8])) {
-    let directory = sys::open(c"/proc/self/fd", libc::O_RDONLY | libc::O_DIRECTORY);
+/// The process's descriptors: a thread that has them, and their numbers. Not by way of this thread, which has its own.
+fn each_descriptor(mut act: impl FnMut(&[u8], &[u8])) {
+    let own = sys::gettid();
+    let mut has_met_one = false;
+    each_number(TASKS, |thread| {
+        let id = thread.iter().fold(0, |id: i32, &digit| id.wrapping_mul(10).wrapping_add(i32::from(digit & 15)));
+        if id != own
+            && !has_met_one
+            && let Some(directory) = Name::new(&[TASKS.to_bytes(), b"/", thread, b"/fd"])
+        {
+            each_number(directory.get(), |number| {
+                has_met_one = true;
+                act(thread, number);
+            });
+        }
+    });
+}
+
+/// The numbers by which a directory's entries are named.
+fn each_number(path: &CStr, mut act: impl FnMut(&[u8])) {
+    let directory = sys::open(path, libc::O_RDONLY | libc::O_DIRECTORY);
     if directory < 0 {
         return;
     }
@@ -590,7 +677,7 @@ mod tests {
         };
         assert!(is_wanted(&written) && !is_wanted(&read));
         let mut numbers = Vec::new();
-        each_descriptor(|number| numbers.push(str::from_utf8(number).unwrap().parse().unwrap()));
+        each_descriptor(|_, number| numbers.push(str::from_utf8(number).unwrap().parse().unwrap()));
         assert!(numbers.contains(&written.as_raw_fd()) && numbers.contains(&read.as_raw_fd()), "{numbers:?}");
         std::fs::remove_file(&path).unwrap();
     }

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-/// Debian packages with libraries that the tests preload beside ours, and with programs that are on nobody's PATH.
+/// Debian packages with libraries that the tests preload beside ours or link to, and with programs that are on nobody's
+/// PATH.
 pub const APT_PACKAGES: &[&str] =
-    &["libeatmydata1", "libfaketime", "libjemalloc2", "libtcmalloc-minimal4", "nocache", "postgresql"];
+    &["libeatmydata1", "libfaketime", "libjemalloc2", "libtcmalloc-minimal4", "liburing-dev", "nocache", "postgresql"];
 
 /// Where Debian keeps the libraries of aarch64 on other machines.
 pub const AARCH64_LIBRARIES: &str = "/usr/aarch64-linux-gnu";
@@ -59,6 +60,11 @@ pub fn archive_of_small_files(lab: &Lab, files: u64) -> PathBuf {
 /// Compiles a C program of `tests/programs` and returns its path.
 pub fn c_program(lab: &Lab, name: &str) -> PathBuf {
     compile("cc", &[], lab, name)
+}
+
+/// The same, with liburing.
+pub fn uring_program(lab: &Lab, name: &str) -> PathBuf {
+    compile("cc", &["-Wl,--no-as-needed", "-luring"], lab, name)
 }
 
 /// The same for musl in the place of glibc.

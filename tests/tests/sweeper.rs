@@ -2,13 +2,14 @@
 //! where nobody tells of its calls.
 //! 250 MiB to XFS on a disk of 30 MiB/s in a memory cgroup of 100 MB (120 MB for qemu-img, which takes 17 for itself).
 
-use freeboard_tests::cgroup::{Run, measure};
+use freeboard_tests::cgroup::{Group, Run, measure};
 use freeboard_tests::lab::{Lab, path_str, run};
 use freeboard_tests::slow_disk::{Filesystem, SlowDisk};
 use freeboard_tests::{MB, MIB, freeboard, programs, table, truth};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 const DISK: u64 = 30 * MIB;
 const DATA: u64 = 250 * MIB;
@@ -24,7 +25,11 @@ struct Bench<'lab> {
 
 impl<'lab> Bench<'lab> {
     fn new(lab: &'lab Lab) -> Bench<'lab> {
-        let disk = SlowDisk::new(lab, Filesystem::Xfs, DISK);
+        Bench::on(lab, Filesystem::Xfs)
+    }
+
+    fn on(lab: &'lab Lab, filesystem: Filesystem) -> Bench<'lab> {
+        let disk = SlowDisk::new(lab, filesystem, DISK);
         let [source, report] = [programs::random_file(lab, DATA), lab.dir().join("report.json")];
         Bench { lab, copy: disk.dir().join("copy"), disk, source, report }
     }
@@ -41,6 +46,8 @@ impl<'lab> Bench<'lab> {
         });
         let under = format!("{test}, freeboard");
         table::print(test, &[(test, &runs[0]), (&under, &runs[1])]);
+        let [confirmed, written, swept] = ["confirmed_bytes", "written_bytes", "swept_bytes"].map(|n| self.reported(n));
+        assert!(confirmed <= written + swept, "{test}: {confirmed} of {written} + {swept} bytes have arrived");
         runs
     }
 
@@ -78,6 +85,21 @@ fn io_uring_is_paced() {
     under.assert_never_at_the_limit(test);
     truth::assert_same(&bench.copy, &bench.source);
     assert_eq!(bench.reported("written_bytes"), DATA);
+}
+
+/// 48 MiB at once, where the window has 30, to a file that has its size from the beginning. ext4 makes such writes after
+/// the submission.
+#[test]
+fn a_submission_larger_than_the_window_is_paced() {
+    let test = "io_uring, submissions of 48 MiB";
+    let Some(lab) = Lab::shared(test) else { return };
+    let bench = Bench::on(&lab, Filesystem::Ext4);
+    let mut command = Command::new(programs::uring_program(&lab, "submissions"));
+    command.arg(&bench.copy).args(["48", "5"]);
+    let [plain, under] = bench.both(test, 150 * MB, &command, |_| ());
+    assert!(plain.figures.limit_hits > 0, "the plain run was never at the limit: this shows nothing");
+    under.assert_never_at_the_limit(test);
+    assert_eq!(bench.reported("written_bytes"), 240 * MIB);
 }
 
 /// fio submits by libaio, which goes through `syscall()`.
@@ -118,6 +140,43 @@ fn mappings_are_swept() {
     let swept = bench.reported("swept_bytes");
     println!("{test}: {} MiB swept, {} MiB unseen", swept / MIB, bench.reported("unseen_bytes") / MIB);
     assert!(swept > 64 * MIB, "{swept} bytes were swept");
+}
+
+/// Stores under circumstances in which they are harder to find. No memory is short: what is swept is on the disk at the end,
+/// and what is not is dirty as long as the kernel pleases; for which nobody else may be short of memory either.
+#[test]
+fn mappings_are_swept_wherever_they_are() {
+    let test = "stores to mappings";
+    let Some(lab) = Lab::alone(test) else { return };
+    let bench = Bench::new(&lab);
+    let program = programs::c_program(&lab, "swept");
+    let unwritten = |case: &str, under: bool| -> u64 {
+        let is_late = case == "limited_later";
+        let group = Group::new(&lab, if is_late { 1 << 60 } else { 400 * MB });
+        let file = |end: &str| PathBuf::from(format!("{}.{case}-{under}{end}", path_str(&bench.copy)));
+        let mut command = Command::new(&program);
+        command.arg(case).arg(file(""));
+        let mut command = if under { bench.under(&command) } else { command };
+        let mut running = group.spawn(&mut command);
+        if is_late {
+            while !file(".ready").exists() && !running.ended() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            group.set_limit(400 * MB);
+            File::create(file(".go")).expect("cannot make a file");
+        }
+        let run = running.wait();
+        run.assert_ok(case);
+        bench.disk.settle();
+        run.output.trim().parse().unwrap_or_else(|_| panic!("{case} printed {}", run.output))
+    };
+    let plain = unwritten("usual", false);
+    assert!(plain > 48, "{plain} MiB were unwritten plainly: this shows nothing");
+    for case in ["usual", "gives_up_rights", "unshares", "main_ends", "many_mappings", "limited_later"] {
+        let under = unwritten(case, true);
+        println!("{test}, {case}: of 64 MiB {under} are unwritten after 4 s, {plain} plainly");
+        assert!(under < 16, "{case}: {under} MiB were unwritten");
+    }
 }
 
 /// Nor can Go's own calls be, where the kernel does not tell of them.

@@ -91,6 +91,8 @@ pub struct File {
     fresh_bytes: u64,
     /// What was not on the disk at the last look, in bytes.
     unwritten_bytes: u64,
+    /// Of it, what is not waited for any more: the disk made no progress.
+    forgiven_bytes: u64,
     cached_bytes: u64,
     /// cachestat says nothing of it: the group's numbers have to serve.
     blind: bool,
@@ -111,6 +113,10 @@ impl File {
     pub fn open(thread: u32, fd: i32, identity: Identity) -> Result<File, Aside> {
         if waits_by_itself(thread, fd) {
             return Err(Aside::Direct);
+        }
+        // opening it would break the lease (fcntl(2), F_SETLEASE)
+        if has_lease(thread, fd) {
+            return Err(Aside::Outside);
         }
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let own = openat(CWD, place(thread, fd), flags, Mode::empty()).map_err(|_| Aside::Outside)?;
@@ -134,6 +140,7 @@ impl File {
             unstarted_bytes: 0,
             fresh_bytes: 0,
             unwritten_bytes: 0,
+            forgiven_bytes: 0,
             cached_bytes: 0,
             blind: how != How::Ranges,
             commit: None,
@@ -150,8 +157,18 @@ impl File {
     }
 
     /// What is not on the disk, as far as is known.
-    pub fn owed_bytes(&self) -> u64 {
+    pub fn unwritten_bytes(&self) -> u64 {
         self.unwritten_bytes.saturating_add(self.fresh_bytes)
+    }
+
+    /// What of it is waited for.
+    pub fn owed_bytes(&self) -> u64 {
+        self.unwritten_bytes().saturating_sub(self.forgiven_bytes)
+    }
+
+    /// The disk makes no progress: what is owed is not waited for any more.
+    pub fn forgive(&mut self) {
+        self.forgiven_bytes = self.unwritten_bytes();
     }
 
     /// Looks at the page cache. Where that cannot be seen nothing has arrived but what the group's own number says:
@@ -167,9 +184,10 @@ impl File {
             }
             None => {
                 self.blind = true;
-                self.owed_bytes().min(group_bytes)
+                self.unwritten_bytes().min(group_bytes)
             }
         };
+        self.forgiven_bytes = self.forgiven_bytes.min(self.unwritten_bytes);
         self.fresh_bytes = 0;
     }
 
@@ -245,6 +263,12 @@ fn waits_by_itself(thread: u32, fd: i32) -> bool {
     flags & (libc::O_DIRECT | libc::O_DSYNC) as u32 != 0
 }
 
+/// Somebody has a lease on the file, through this descriptor or one that is like it.
+fn has_lease(thread: u32, fd: i32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{thread}/fdinfo/{fd}")).unwrap_or_default();
+    text.lines().any(|line| line.starts_with("lock:") && line.contains("LEASE"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,6 +292,41 @@ mod tests {
         let mut options = std::fs::OpenOptions::new();
         let synced = std::os::unix::fs::OpenOptionsExt::custom_flags(options.create(true).write(true), libc::O_SYNC);
         assert_eq!(found(&synced.open(dir.path().join("synced")).unwrap()).unwrap_err(), Aside::Direct);
+    }
+
+    #[test]
+    fn a_lease_is_not_broken() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let program = std::fs::File::create(dir.path().join("leased")).unwrap();
+        let lease = |command, kind: i32| {
+            // SAFETY: takes numbers.
+            unsafe { libc::fcntl(program.as_raw_fd(), command, kind) }
+        };
+        assert_eq!(lease(libc::F_SETLEASE, libc::F_WRLCK), 0);
+        assert_eq!(found(&program).unwrap_err(), Aside::Outside);
+        assert_eq!(lease(libc::F_GETLEASE, 0), libc::F_WRLCK);
+        assert_eq!(lease(libc::F_SETLEASE, libc::F_UNLCK), 0);
+        assert!(found(&program).is_ok());
+    }
+
+    #[test]
+    fn what_is_forgiven_is_owed_once_it_is_written_again() {
+        let mut program = tempfile::tempfile_in("/var/tmp").unwrap();
+        let mut file = found(&program).unwrap();
+        file.let_go(1 << 20);
+        program.write_all(&vec![1; 1 << 20]).unwrap();
+        file.look(u64::MAX);
+        file.forgive();
+        assert_eq!(file.owed_bytes(), 0);
+        file.look(u64::MAX);
+        assert_eq!(file.owed_bytes(), 0, "{file:?}");
+        file.let_go(4096);
+        assert_eq!(file.owed_bytes(), 4096);
+        program.sync_all().unwrap();
+        file.look(u64::MAX);
+        if !file.blind {
+            assert_eq!((file.owed_bytes(), file.forgiven_bytes), (0, 0));
+        }
     }
 
     #[test]

@@ -79,6 +79,8 @@ pub struct Pacer {
     elsewhere_bytes: u64,
     /// When that last became more.
     elsewhere_since: Duration,
+    /// Of it, what is not waited for any more.
+    elsewhere_forgiven_bytes: u64,
     waiting: VecDeque<Waiting>,
     /// When something last reached the disk, or nobody waited.
     last_progress: Duration,
@@ -101,6 +103,7 @@ impl Pacer {
             programs,
             files: Vec::new(),
             elsewhere_bytes: 0,
+            elsewhere_forgiven_bytes: 0,
             elsewhere_since: Duration::ZERO,
             waiting: VecDeque::new(),
             last_progress: Duration::ZERO,
@@ -196,9 +199,25 @@ impl Pacer {
         self.files[index].mode != Mode::Observe && self.word.share != Share::UNLIMITED
     }
 
+    /// What is waited for.
     fn owed_bytes(&self) -> u64 {
-        let files = self.files.iter().filter_map(|known| known.file.as_ref().ok()).map(File::owed_bytes);
-        files.fold(self.elsewhere_bytes, u64::saturating_add)
+        let elsewhere = self.elsewhere_bytes.saturating_sub(self.elsewhere_forgiven_bytes);
+        self.files().map(File::owed_bytes).fold(elsewhere, u64::saturating_add)
+    }
+
+    fn unwritten_bytes(&self) -> u64 {
+        self.files().map(File::unwritten_bytes).fold(self.elsewhere_bytes, u64::saturating_add)
+    }
+
+    fn files(&self) -> impl Iterator<Item = &File> {
+        self.files.iter().filter_map(|known| known.file.as_ref().ok())
+    }
+
+    /// The disk makes no progress: what is owed is not waited for any more, neither by calls that come later, nor by
+    /// those that write to another disk.
+    fn forgive(&mut self) {
+        self.files.iter_mut().filter_map(|known| known.file.as_mut().ok()).for_each(File::forgive);
+        self.elsewhere_forgiven_bytes = self.elsewhere_bytes;
     }
 
     /// Whether a call fits into the window. One that is larger than all of it goes when nothing is owed.
@@ -211,7 +230,7 @@ impl Pacer {
         self.wrote = true;
         self.report.written_bytes = self.report.written_bytes.saturating_add(call.bytes);
         let Some(index) = index else {
-            self.owe_elsewhere(call.bytes, now);
+            self.owe_elsewhere(call.bytes, call.bytes, now);
             return;
         };
         let paced = self.is_paced(index);
@@ -248,14 +267,17 @@ impl Pacer {
             let took = crate::service::now().saturating_sub(started);
             self.next_look = now + took * LOOKS_SHARE;
         }
-        let owed = self.owed_bytes();
-        let confirmed = self.report.written_bytes.saturating_sub(owed).max(self.report.confirmed_bytes);
+        let arrived = self.report.written_bytes.saturating_sub(self.unwritten_bytes());
+        let confirmed = arrived.max(self.report.confirmed_bytes);
         if confirmed > self.report.confirmed_bytes || !self.is_holding() {
             self.last_progress = now;
         }
         self.report.confirmed_bytes = confirmed;
 
         let stalled = now.saturating_sub(self.last_progress) > self.max_stall;
+        if stalled {
+            self.forgive();
+        }
         let mut free = Vec::new();
         while let Some(first) = self.waiting.front()
             && (stalled || word.share == Share::UNLIMITED || self.has_room(first.call.bytes))
@@ -284,6 +306,7 @@ impl Pacer {
         let word = self.word;
         let expired = now.saturating_sub(self.elsewhere_since) > EXPIRED;
         self.elsewhere_bytes = if expired { 0 } else { self.elsewhere_bytes.min(word.unwritten_bytes) };
+        self.elsewhere_forgiven_bytes = self.elsewhere_forgiven_bytes.min(self.elsewhere_bytes);
         let limited = word.share != Share::UNLIMITED;
         let owes_much = self.owed_bytes() >= word.share.window / 8;
         let mut index = 0;
@@ -306,10 +329,10 @@ impl Pacer {
                 self.report.flushed_bytes += file.unstarted_bytes;
                 file.start();
             }
-            let keep = paced && file.is_closed && file.owed_bytes() > 0 && (word.verdict.drop_closed || always);
+            let keep = paced && file.is_closed && file.unwritten_bytes() > 0 && (word.verdict.drop_closed || always);
             // what is closed is given back once, when it is on the disk: there is no later
             let wanted = if file.is_closed {
-                file.owed_bytes() == 0 && (word.verdict.drop_closed || always)
+                file.unwritten_bytes() == 0 && (word.verdict.drop_closed || always)
             } else {
                 (word.verdict.drop || always) && now.saturating_sub(file.given_back) >= GIVING_BACK
             };
@@ -317,10 +340,10 @@ impl Pacer {
                 file.given_back = now;
                 self.report.dropped_bytes += file.give_back(word.is_over_target);
             }
-            if !keep && (file.is_closed || idle && file.owed_bytes() == 0) {
-                let owed_bytes = file.owed_bytes();
+            if !keep && (file.is_closed || idle && file.unwritten_bytes() == 0) {
+                let (unwritten, owed) = (file.unwritten_bytes(), file.owed_bytes());
                 self.files.swap_remove(index);
-                self.owe_elsewhere(owed_bytes, now);
+                self.owe_elsewhere(unwritten, owed, now);
             } else {
                 index += 1;
             }
@@ -335,13 +358,16 @@ impl Pacer {
                 self.report.flushed_bytes += file.unstarted_bytes;
                 file.start();
             }
-            self.owe_elsewhere(file.owed_bytes(), now);
+            self.owe_elsewhere(file.unwritten_bytes(), file.owed_bytes(), now);
         }
     }
 
-    fn owe_elsewhere(&mut self, bytes: u64, now: Duration) {
-        if bytes > 0 {
-            self.elsewhere_bytes = self.elsewhere_bytes.saturating_add(bytes);
+    /// `owed`: what of the unwritten bytes is waited for.
+    fn owe_elsewhere(&mut self, unwritten: u64, owed: u64, now: Duration) {
+        if unwritten > 0 {
+            self.elsewhere_bytes = self.elsewhere_bytes.saturating_add(unwritten);
+            self.elsewhere_forgiven_bytes =
+                self.elsewhere_forgiven_bytes.saturating_add(unwritten.saturating_sub(owed));
             self.elsewhere_since = now;
         }
     }
