@@ -153,8 +153,10 @@ pub struct Container {
     pub limit_hits: AtomicU64,
     /// Largest `unwritten_bytes` of any tick.
     pub peak_unwritten_bytes: AtomicU64,
+    /// Of `unwritten_bytes`, what is under writeback.
+    pub writeback_bytes: AtomicU64,
     /// Unused, zero.
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 4],
 }
 
 /// One disk.

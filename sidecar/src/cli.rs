@@ -27,6 +27,8 @@ pub enum Command {
     Doctor(Doctor),
     /// Say what fills a container's memory, who sees which number of it, and what helps
     Explain(Explain),
+    /// Watch a container's memory against its limit, and who writes and who waits
+    Top(Top),
 }
 
 /// Flags of `freeboard run`.
@@ -117,6 +119,17 @@ pub struct Explain {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Flags of `freeboard top`.
+#[derive(Debug, clap::Args)]
+pub struct Top {
+    /// Directory of a sidecar's region; FREEBOARD_REGION if it is not given, else the group that this runs in
+    #[arg(long, value_name = "DIR")]
+    pub region: Option<PathBuf>,
+    /// Print one picture, and end
+    #[arg(long)]
+    pub once: bool,
 }
 
 fn size(text: &str) -> Result<u64, String> {

@@ -12,6 +12,7 @@
 //! | [`check`] | `freeboard check` |
 //! | [`doctor`] | `freeboard doctor` |
 //! | [`explain`] | `freeboard explain` |
+//! | [`top`] | `freeboard top` |
 //! | [`library`] | finding `libfreeboard.so`, and installing it |
 //! | [`signals`] | signals as a descriptor, and dying of one |
 //!
@@ -29,6 +30,7 @@ pub mod run;
 pub mod service;
 pub mod sidecar;
 pub mod signals;
+pub mod top;
 
 use std::io::Write;
 

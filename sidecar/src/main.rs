@@ -3,7 +3,7 @@
 use clap::Parser;
 use freeboard_sidecar::cli::{Cli, Command};
 use freeboard_sidecar::run::Ending;
-use freeboard_sidecar::{check, doctor, explain, run, say, sidecar, signals};
+use freeboard_sidecar::{check, doctor, explain, run, say, sidecar, signals, top};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -12,6 +12,7 @@ fn main() -> ExitCode {
         Command::Sidecar(flags) => sidecar::sidecar(&flags).map(|()| Ending::Code(0)),
         Command::Check(flags) => check::check(&flags).map(|()| Ending::Code(0)),
         Command::Doctor(flags) => doctor::doctor(&flags),
+        Command::Top(flags) => top::top(&flags).map(|()| Ending::Code(0)),
         Command::Explain(flags) => explain::explain(&flags).map(|()| Ending::Code(0)),
     };
     match done {

@@ -51,6 +51,8 @@ pub struct Row {
     pub limit_hits: u64,
     /// As [`Container::peak_unwritten_bytes`].
     pub peak_unwritten: u64,
+    /// As [`Container::writeback_bytes`].
+    pub writeback: u64,
 }
 
 /// A verdict as [`Container::word`].
@@ -169,6 +171,7 @@ impl Budget {
         row.speed_bytes_per_s.store(numbers.speed.unwrap_or(0), Relaxed);
         row.limit_hits.store(numbers.limit_hits, Relaxed);
         row.peak_unwritten_bytes.store(numbers.peak_unwritten, Relaxed);
+        row.writeback_bytes.store(numbers.writeback, Relaxed);
         row.word.store(word(&numbers.verdict), Release);
     }
 

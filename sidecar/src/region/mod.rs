@@ -8,6 +8,7 @@
 pub mod budget;
 pub mod counters;
 mod map;
+pub mod seen;
 
 use anyhow::{Context, Result};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};

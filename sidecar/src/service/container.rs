@@ -147,6 +147,7 @@ impl Container {
             speed,
             limit_hits: own.limit_hits.saturating_sub(first_limit_hits),
             peak_unwritten: self.peak.unwritten,
+            writeback: own.stat.writeback.unwrap_or(0),
         };
         self.last = Some(row);
         Ok(row)
