@@ -57,6 +57,7 @@ impl Files {
     /// Looks at the files of processes.
     pub fn of(processes: &[u32]) -> Files {
         let mut found = Files::default();
+        let leased = leased(&fs::read_to_string("/proc/locks").unwrap_or_default());
         let mut seen = BTreeSet::new();
         for &pid in processes {
             let fds = fs::read_dir(format!("/proc/{pid}/fd"));
@@ -71,18 +72,23 @@ impl Files {
                 if found.is_blind {
                     return found;
                 }
-                found.look(pid, &at, &name, &mut seen);
+                found.look(pid, &at, &name, &leased, &mut seen);
             }
         }
         found.files.sort_by_key(|file| std::cmp::Reverse(file.cached_bytes));
         found
     }
 
-    fn look(&mut self, pid: u32, at: &Path, name: &Path, seen: &mut BTreeSet<(u64, u64)>) {
+    fn look(&mut self, pid: u32, at: &Path, name: &Path, leased: &BTreeSet<u64>, seen: &mut BTreeSet<(u64, u64)>) {
         // asked before it is opened: to open a pipe or a terminal would be felt
         let Ok(meta) = stat(at) else { return };
         let has_cache = matches!(FileType::from_raw_mode(meta.st_mode), FileType::RegularFile | FileType::BlockDevice);
         if !has_cache || !seen.insert((meta.st_dev, meta.st_ino)) {
+            return;
+        }
+        // to open it would break the lease (fcntl(2), F_SETLEASE)
+        if leased.contains(&meta.st_ino) {
+            self.refused += 1;
             return;
         }
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -106,6 +112,13 @@ impl Files {
             Err(_) => self.refused += 1,
         }
     }
+}
+
+/// Inode numbers of files on which somebody has a lease, from `/proc/locks`: `1: LEASE ACTIVE WRITE 77 fe:00:1234 0 EOF`. Without
+/// their devices, which btrfs numbers otherwise in stat(2).
+fn leased(locks: &str) -> BTreeSet<u64> {
+    let inode = |line: &str| line.split_whitespace().find_map(|word| word.splitn(3, ':').nth(2)?.parse().ok());
+    locks.lines().filter(|line| line.contains(" LEASE ")).filter_map(inode).collect()
 }
 
 /// The files that a process has mapped.
@@ -133,4 +146,27 @@ pub fn tmpfs(processes: &[u32]) -> Vec<Tmpfs> {
     let mut mounts: Vec<Tmpfs> = mounts.into_values().collect();
     mounts.sort_by_key(|mount| std::cmp::Reverse(mount.used_bytes));
     mounts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn a_lease_is_not_broken() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let paths = ["leased", "free"].map(|name| dir.path().join(name));
+        paths.iter().for_each(|path| fs::write(path, [1u8; 8192]).unwrap());
+        let [leased, _free] = paths.clone().map(|path| fs::File::open(path).unwrap());
+        // SAFETY: plain integers.
+        let lease = |command, kind: i32| unsafe { libc::fcntl(leased.as_raw_fd(), command, kind) };
+        assert_eq!(lease(libc::F_SETLEASE, libc::F_WRLCK), 0);
+        let files = Files::of(&[std::process::id()]);
+        assert_eq!(lease(libc::F_GETLEASE, 0), libc::F_WRLCK);
+        let is_seen = |path: &Path| files.files.iter().any(|file| Path::new(&file.path) == path);
+        assert_eq!(paths.map(|path| is_seen(&path)), [false, true], "{files:?}");
+        assert!(files.refused > 0);
+        assert_eq!(lease(libc::F_SETLEASE, libc::F_UNLCK), 0);
+    }
 }

@@ -49,8 +49,9 @@ fn of_group(subject: Option<&str>) -> Result<Report> {
     pids.retain(|&pid| pid != std::process::id());
     let processes = group::tasks(&pids);
     let files = Files::of(&pids);
-    let cache = group.figures.file.unwrap_or(0);
-    let found: u64 = files.files.iter().map(|file| file.cached_bytes).sum();
+    let parts = group.figures.parts(false);
+    let found: u64 = files.files.iter().filter(|file| !file.is_tmpfs).map(|file| file.cached_bytes).sum();
+    let closed = (parts.unwritten + parts.clean).saturating_sub(found);
 
     let mut notes = Vec::new();
     if group.is_above {
@@ -63,11 +64,11 @@ fn of_group(subject: Option<&str>) -> Result<Report> {
     }
     if files.is_blind {
         notes.push("which files hold the page cache cannot be told: the kernel has no cachestat (Linux 6.5), or a filter forbids it".into());
-    } else {
-        let beside = freeboard_config::size::show(cache.saturating_sub(found));
+    } else if closed > 0 {
         notes.push(format!(
-            "at least {beside} of the page cache are of files that no process of the group has open or mapped; what a file has \
-             cached counts whole, whichever group it is charged to"
+            "at least {} of the page cache are of files that no process of the group has open or mapped; what a file has cached \
+             counts whole, whichever group it is charged to",
+            freeboard_config::size::show(closed)
         ));
     }
     if files.refused + files.hidden_processes > 0 {
