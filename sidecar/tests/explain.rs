@@ -41,8 +41,8 @@ fn explain(arguments: &[&str]) -> Value {
 }
 
 /// Fills a group by a script until it is said to be full of that: the kernel's counters lag by up to two seconds. Each line that
-/// the script reads has it go on.
-fn filled(verdict: &str, file: &Path, script: &str) -> Option<(Value, Inhabitant, CgroupDir)> {
+/// the script reads has it go on. The group comes before who lives in it: the last is dropped first.
+fn filled(verdict: &str, file: &Path, script: &str) -> Option<(Value, CgroupDir, Inhabitant)> {
     let name = format!("explain-{verdict}");
     if !can_make_cgroups(&name) {
         return None;
@@ -63,7 +63,7 @@ fn filled(verdict: &str, file: &Path, script: &str) -> Option<(Value, Inhabitant
     assert_eq!((&answer["verdict"], &answer["standing"]), (&verdict.into(), &"over-the-line".into()), "{answer:#}");
     assert_eq!(answer["group"], group.0.to_str().unwrap());
     assert!(inhabitant.0.try_wait().unwrap().is_none(), "it is over");
-    Some((answer, inhabitant, group))
+    Some((answer, group, inhabitant))
 }
 
 fn part(answer: &Value, kind: &str) -> u64 {
@@ -82,7 +82,7 @@ fn file_in(dir: &str) -> (tempfile::TempDir, PathBuf) {
 fn a_heap_is_anonymous_and_another_tool_comes_next() {
     // dd fills its buffer, and then waits for somebody to read it
     let script = "exec dd if=/dev/zero bs=$FILL count=1";
-    let Some((answer, inhabitant, _group)) = filled("anonymous", Path::new(""), script) else { return };
+    let Some((answer, _group, inhabitant)) = filled("anonymous", Path::new(""), script) else { return };
     assert!(part(&answer, "anonymous") >= FILL, "{answer:#}");
     assert_eq!(answer["freeboard"]["can"], false);
     assert_eq!(answer["processes"][0]["pid"], inhabitant.0.id());
@@ -99,7 +99,7 @@ fn what_was_just_written_is_unwritten_and_then_clean() {
     let (_dir, file) = file_in("/var/tmp");
     // again and again: others may have everything written by sync(2)
     let script = "exec 3>\"$FILE\"; while head -c $FILL /dev/zero 1<>\"$FILE\" && read _; do :; done; exec sleep 60";
-    let Some((answer, mut inhabitant, group)) = filled("unwritten", &file, script) else { return };
+    let Some((answer, group, mut inhabitant)) = filled("unwritten", &file, script) else { return };
     assert_eq!(answer["verdict_is_inferred"], false);
     assert_eq!(answer["freeboard"]["can"], true);
     assert_eq!(answer["files"][0]["path"], file.to_str().unwrap(), "{answer:#}");
@@ -130,7 +130,7 @@ fn what_was_just_written_is_unwritten_and_then_clean() {
 fn files_in_memory_are_tmpfs() {
     let (_dir, file) = file_in("/dev/shm");
     let script = "exec 3>\"$FILE\" && head -c $FILL /dev/zero >&3; while read _; do :; done";
-    let Some((answer, _inhabitant, _group)) = filled("tmpfs", &file, script) else { return };
+    let Some((answer, _group, _inhabitant)) = filled("tmpfs", &file, script) else { return };
     assert_eq!(answer["freeboard"]["can"], false);
     assert_eq!((&answer["files"][0]["is_tmpfs"], &answer["files"][0]["cached_bytes"]), (&true.into(), &FILL.into()));
     assert!(answer["tmpfs"].as_array().unwrap().iter().any(|mount| mount["mount"] == "/dev/shm"), "{answer:#}");
