@@ -256,6 +256,23 @@ sys.stdin.read()";
     drop(mapping);
     let _ = fs::remove_file(disk);
 
+    // a ring of its own, by libc's syscall() alone, and one beside liburing; the mapping says that it is there
+    let script = "import ctypes, sys
+for name in sys.argv[1:]:
+    ctypes.CDLL(name)
+parameters = ctypes.create_string_buffer(120)
+ring = ctypes.CDLL(None).syscall(425, 1, parameters)
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap(None, 4096, 1, 1, ring, 0)
+sys.stdin.read()";
+    for (liburing, seen) in [(&[][..], "swept"), (&["liburing.so.2"], "hooked")] {
+        let mut command = Command::new("env");
+        command.args([&library, &python, "-c", script]).args(liburing);
+        let ring = Waits::start(&mut command, "anon_inode:[io_uring]");
+        of_process(ring.0.id()).says(&["io_uring", seen]);
+    }
+
     // with a sidecar, and when it has gone
     let sidecar = freeboard::Sidecar::start(&lab);
     let mut command = Command::new("cat");

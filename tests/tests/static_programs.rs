@@ -222,3 +222,21 @@ fn where_the_kernel_refuses_it_runs_unpaced_and_says_so() {
         assert_eq!(run.output.matches("the kernel does not tell of writes here").count(), said, "{}", run.output);
     }
 }
+
+/// What such a disk owes is waited for once, not by each call that comes later.
+#[test]
+fn a_disk_that_makes_no_progress_holds_no_more_than_a_window_at_a_time() {
+    let test = "a static program, a disk that stands still";
+    let Some(lab) = Lab::shared(test) else { return };
+    let disk = SlowDisk::new(&lab, Filesystem::Xfs, 4096);
+    let source = programs::random_file(&lab, 3 * MIB);
+    let workload = freeboard::workload(lab.dir(), "[writes]\nwindow = \"1MiB\"\nmax_stall = \"1s\"\n");
+    // 48 calls, of which 16 fit into the window
+    let command = freeboard::under(&dd(&source, &disk.dir().join("copy")), Some(&workload));
+    let run = measure(&lab, LIMIT, &mut { command });
+    disk.full_speed();
+    run.assert_ok(test);
+    println!("{test}: {:.1} s", run.wall.as_secs_f64());
+    assert!(run.wall > Duration::from_millis(900), "{test}: nothing was held: this shows nothing");
+    assert!(run.wall < Duration::from_secs(8), "{test}: {:?}", run.wall);
+}

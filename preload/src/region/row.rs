@@ -23,9 +23,14 @@ pub const ROWS_MAX: usize = 1 << INDEX_BITS;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Name(u64);
 
+/// Time until a process asks again that found all rows taken.
+const ASKS_AGAIN_TICKS: u64 = 10;
+
 impl Name {
     /// None was claimed yet.
     pub const NONE: Name = Name(0);
+    /// The process has said its last word.
+    const ENDED: Name = Name(1 << INDEX_BITS);
 
     fn index(self) -> usize {
         (self.0 & (ROWS_MAX as u64 - 1)) as usize
@@ -35,9 +40,9 @@ impl Name {
         self.0 >> INDEX_BITS
     }
 
-    /// No row is wanted: all others were taken (0 is the shared one), or the process has said its last word.
-    fn is_silent(self) -> bool {
-        self != Name::NONE && self.index() == 0
+    /// All rows were taken (0 is the shared one).
+    fn is_refused(self) -> bool {
+        self != Name::NONE && self != Name::ENDED && self.index() == 0
     }
 }
 
@@ -45,6 +50,8 @@ pub struct Row {
     counters: Mapped,
     /// A [`Name`].
     name: AtomicU64,
+    /// The tick at which all rows were taken.
+    refused_at: AtomicU64,
     /// The totals when a row of ours last took a report.
     reported: Totals,
     /// The totals that ended rows of ours said.
@@ -53,7 +60,13 @@ pub struct Row {
 
 impl Row {
     pub fn new(counters: Mapped) -> Row {
-        Row { counters, name: AtomicU64::new(0), reported: Totals::new(), added_up: Totals::new() }
+        Row {
+            counters,
+            name: AtomicU64::new(0),
+            refused_at: AtomicU64::new(0),
+            reported: Totals::new(),
+            added_up: Totals::new(),
+        }
     }
 
     fn name(&self) -> Name {
@@ -79,7 +92,8 @@ impl Row {
     /// in its place.
     pub fn publish(&self, totals: &Report) -> Result<(), Name> {
         let name = self.name();
-        if name.is_silent() {
+        let waits_ticks = totals.last_tick.saturating_sub(self.refused_at.load(Relaxed));
+        if name == Name::ENDED || name.is_refused() && waits_ticks < ASKS_AGAIN_TICKS {
             return Ok(());
         }
         let report = totals.since(&self.added_up.report());
@@ -98,6 +112,7 @@ impl Row {
         self.added_up.set(&self.reported.report());
         let nonce = sys::random() >> INDEX_BITS | 1;
         let index = slots::claim(&self.counters, nonce, pid_container, tick).unwrap_or(0);
+        self.refused_at.store(tick, Relaxed);
         let name = Name(nonce << INDEX_BITS | index as u64);
         if self.name.compare_exchange(lost.0, name.0, Release, Relaxed).is_err()
             && let Some(slot) = self.slot(name)
@@ -108,7 +123,7 @@ impl Row {
 
     /// The process has said its last word: no row any more, so that a thread that still writes claims no other.
     pub fn end(&self) {
-        let name = Name(self.name.fetch_and(!(ROWS_MAX as u64 - 1), AcqRel));
+        let name = Name(self.name.swap(Name::ENDED.0, AcqRel));
         if let Some(slot) = self.slot(name) {
             slot.end(name.nonce());
         }
@@ -117,5 +132,35 @@ impl Row {
     /// Who else writes; see [`slots::others`].
     pub fn others(&self, tick: u64, ticks: u64) -> Others {
         slots::others(&self.counters, self.name().index(), tick, ticks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apart;
+    use freeboard_budget::layout::counters_layout;
+
+    #[test]
+    fn a_row_is_asked_for_again_where_all_were_taken() {
+        let fixed = counters_layout(2); // the shared one, and one more
+        let memory = sys::map_private(fixed.file_bytes as usize);
+        // SAFETY: fresh, zeroed, aligned memory that stays.
+        let counters = unsafe { Mapped::create(memory, fixed, 1) };
+        let has_row = |row: &Row, tick: u64| {
+            let report = Report { last_tick: tick, ..Report::default() };
+            if let Err(lost) = row.publish(&report) {
+                apart::alone(|apart| row.claim(apart, lost, 0, tick));
+                let _ = row.publish(&report);
+            }
+            row.slot(row.name()).is_some()
+        };
+        let [first, second] = [Row::new(counters), Row::new(counters)];
+        assert!(has_row(&first, 1) && !has_row(&second, 1));
+        first.end();
+        assert!(counters.row::<Slot>(1).unwrap().collect().is_some());
+        assert!(!has_row(&second, ASKS_AGAIN_TICKS), "it asks all the time");
+        assert!(has_row(&second, 1 + ASKS_AGAIN_TICKS));
+        assert!(!has_row(&first, 100), "it has said its last word");
     }
 }

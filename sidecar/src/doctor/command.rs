@@ -1,7 +1,7 @@
 //! What can be known of a command before it starts.
 
 use super::file::{Elf, Linkage, Use, name};
-use super::{Obstacle, Region, Subject, limit_of, obstacle, status_word, uses};
+use super::{Obstacle, Region, Subject, limit_of, obstacle, page_size, status_word, uses};
 use crate::library;
 use crate::run::{linkage, notify};
 use anyhow::{Context, Result, bail};
@@ -55,6 +55,8 @@ pub fn look(command: &OsStr) -> Result<Subject> {
             program.display(),
             "none: it is as without us",
         ))
+    } else if let Some(page_size) = page_size(rustix::param::page_size()) {
+        Err(page_size)
     } else if let Some(secure) = secure {
         Err(secure)
     } else if let Some(refusal) = refusal {

@@ -67,6 +67,12 @@ fn obstacle(what: impl Display, place: impl Display, mend: impl Display) -> Obst
     Obstacle { what: what.to_string(), place: place.to_string(), mend: mend.to_string() }
 }
 
+/// The library counts in pages of 4 KiB, and stands aside where the kernel has others. `bytes`: a page of the kernel's.
+fn page_size(bytes: usize) -> Option<Obstacle> {
+    let place = format!("the kernel's pages have {} KiB, and it counts in pages of 4 KiB", bytes >> 10);
+    (bytes != 4096).then(|| obstacle("the library stands aside", place, "boot a kernel with pages of 4 KiB"))
+}
+
 /// All that is known of a program.
 #[derive(Debug)]
 struct Subject {
@@ -191,4 +197,16 @@ fn status_word(process: &str, key: &str) -> Result<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(key)).with_context(|| format!("{path} has no {key}"))?;
     let radix = if key.starts_with("Cap") { 16 } else { 10 };
     u64::from_str_radix(value.trim(), radix).with_context(|| format!("{path}: {key} is no number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn larger_pages_are_said() {
+        assert_eq!(page_size(4096), None);
+        let said = page_size(65536).unwrap();
+        assert!(said.place.contains("64 KiB"), "{said:?}");
+    }
 }

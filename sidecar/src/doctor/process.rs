@@ -2,7 +2,7 @@
 
 use super::command::is_deep;
 use super::file::{Elf, Linkage, Use, name};
-use super::{Region, Subject, limit_of, obstacle, status_word, uses};
+use super::{Region, Subject, limit_of, obstacle, page_size, status_word, uses};
 use crate::library::LIBRARY;
 use anyhow::{Context, Result, bail};
 use rustix::fs::statfs;
@@ -54,7 +54,7 @@ pub fn look(pid: u32) -> Result<Subject> {
             let place = format!("{} is loaded, but the process is in seccomp's strict mode", library.display());
             Err(obstacle("the library leaves it alone", place, "none"))
         }
-        Some(library) => Ok((*library).clone()),
+        Some(library) => page_size(rustix::param::page_size()).map_or(Ok((*library).clone()), Err),
         None if !matches!(elf.linkage, Linkage::Dynamic(_)) => {
             Err(obstacle("no library can be loaded", format!("{place} is static"), "start it under `freeboard run`"))
         }

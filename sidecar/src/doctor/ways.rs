@@ -104,10 +104,22 @@ pub fn ways(facts: &Facts) -> Vec<Way> {
             Use::Mapped => way(writes, Seen::Swept, &format!("{evidence}; mappings of 1 MiB or more")),
             Use::Aio if is_of_libc(evidence) => way(writes, Seen::Unseen, evidence),
             Use::Aio => way(writes, Seen::Hooked, &format!("{evidence}; as it is submitted")),
-            _ => way(writes, Seen::Hooked, &format!("{evidence}; as it is submitted by liburing")),
+            _ if is_by_liburing(evidence) => {
+                way(writes, Seen::Hooked, &format!("{evidence}; as it is submitted by liburing"))
+            }
+            _ => way(
+                writes,
+                Seen::Swept,
+                &format!("{evidence}, without liburing.so; known only where libc's syscall() has made the ring"),
+            ),
         }
     }
     ways
+}
+
+/// The program's submissions go through the shared library's functions.
+fn is_by_liburing(evidence: &str) -> bool {
+    ["liburing.so", "io_uring_queue_init"].iter().any(|sign| evidence.contains(sign))
 }
 
 /// POSIX's asynchronous writes are made by threads inside libc.
@@ -126,7 +138,7 @@ mod tests {
         let nothing = obstacle("nothing is loaded", "here", "none");
         let refused = obstacle("the kernel refuses", "here", "none");
         let stdio = &[(Use::Stdio, "a imports puts".to_owned())][..];
-        let all = [Use::Stdio, Use::Mapped, Use::Aio, Use::IoUring].map(|one| (one, String::new()));
+        let all = [Use::Stdio, Use::Mapped, Use::Aio, Use::IoUring].map(|one| (one, "it has liburing.so.2".to_owned()));
         let told = Err(&nothing);
         let (hooked, streams, notified, swept, unseen) =
             (Seen::Hooked, Seen::Streams, Seen::Notified, Seen::Swept, Seen::Unseen);
@@ -149,6 +161,15 @@ mod tests {
                     ("AIO", hooked),
                     ("io_uring", hooked),
                 ],
+            ),
+            (
+                &glibc,
+                Runtime::C,
+                &[(Use::IoUring, "it has a ring".to_owned())],
+                Ok(()),
+                Err(None),
+                true,
+                vec![("write calls", hooked), ("io_uring", swept)],
             ),
             (
                 &glibc,

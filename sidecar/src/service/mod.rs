@@ -16,6 +16,7 @@ pub use state::{Snapshot, Watched};
 
 use crate::cgroup::Group;
 use crate::region::budget::Row;
+use crate::region::counters::Counters;
 use anyhow::{Context, Result};
 use freeboard_budget::law::Share;
 use freeboard_budget::layout::TICK_MS;
@@ -119,7 +120,8 @@ impl Service {
         let state = self.state.clone();
         let nonce = now().as_nanos() as u64 | 1;
         let slot = state.lock().claim(row, nonce)?;
-        Some(Seat { state, place: Place { row, slot, nonce } })
+        let place = Place { row, slot, nonce, reported: Report::default(), added_up: Report::default() };
+        Some(Seat { state, place })
     }
 
     /// Puts a workload file in force that was read again; one that cannot be is an error, and the one in force stays.
@@ -152,13 +154,29 @@ impl Service {
 }
 
 /// The place of a writer in this process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Place {
     /// Its container.
     row: u32,
     /// Its row of the container's counters.
     slot: usize,
     nonce: u64,
+    /// The totals when a row of its own last took a report.
+    reported: Report,
+    /// The totals that rows said which were taken back.
+    added_up: Report,
+}
+
+impl Place {
+    /// `false`: the row is another's by now.
+    fn publish(&mut self, counters: &Counters, totals: &Report) -> bool {
+        let report = totals.since(&self.added_up);
+        let is_said = counters.slot(self.slot).is_some_and(|slot| slot.publish(self.nonce, &report));
+        if is_said {
+            self.reported = *totals;
+        }
+        is_said
+    }
 }
 
 /// A writer in this process, beside those that come over the socket: counted as they are, and with a share as theirs.
@@ -171,14 +189,14 @@ pub struct Seat {
 impl Seat {
     /// Publishes what the writer counted (it wrote since the last time if `writes`), and gives the numbers of its
     /// container and its share. `None`: the container is gone, or could not be judged yet.
-    pub fn consult(&self, report: &mut Report, writes: bool) -> Option<(Row, Share)> {
-        self.state.lock().consult(self.place, report, writes)
+    pub fn consult(&mut self, report: &mut Report, writes: bool) -> Option<(Row, Share)> {
+        self.state.lock().consult(&mut self.place, report, writes)
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.state.lock().leave(self.place);
+        self.state.lock().leave(&self.place);
     }
 }
 

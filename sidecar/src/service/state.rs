@@ -259,14 +259,20 @@ impl State {
 
     /// Publishes what such a writer counted, and gives the container's numbers and the writer's share; it wrote now if
     /// `writes`. `None`: the container is gone, or could not be judged yet.
-    pub fn consult(&self, place: Place, report: &mut Report, writes: bool) -> Option<(Row, Share)> {
+    pub fn consult(&self, place: &mut Place, report: &mut Report, writes: bool) -> Option<(Row, Share)> {
         let container = self.containers.get(place.row as usize)?.as_ref()?;
         let counters = container.ledgers.counters();
         let tick = self.budget.tick();
         if writes {
             report.last_tick = tick;
         }
-        counters.slot(place.slot)?.publish(place.nonce, report);
+        if !place.publish(counters, report) {
+            // its row was taken back while it wrote nothing: another one says what came since
+            place.added_up = place.reported;
+            place.nonce = place.nonce.wrapping_add(2);
+            place.slot = self.claim(place.row, place.nonce).unwrap_or(place.slot);
+            place.publish(counters, report);
+        }
         let row = container.observed()?.last;
         let others = counters.others(place.slot, tick, WRITER_TICKS);
         let configured = self.window_bytes;
@@ -276,7 +282,7 @@ impl State {
     }
 
     /// Ends such a writer's row: what it counted stays.
-    pub fn leave(&self, place: Place) {
+    pub fn leave(&self, place: &Place) {
         let container = self.containers.get(place.row as usize).and_then(Option::as_ref);
         if let Some(slot) = container.and_then(|container| container.ledgers.counters().slot(place.slot)) {
             slot.end(place.nonce);
