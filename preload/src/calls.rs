@@ -84,8 +84,8 @@ fn positional_granted(file: &'static File, offset: u64, bytes: usize, call: impl
     Some(wrote)
 }
 
-/// A call whose length stands in memory of the application's, which only the kernel may read unharmed: what it brings is
-/// booked afterwards. `offset`: where it writes, if that is not the file's own place. Never taken apart.
+/// A call whose length stands in memory of the application's, which only the kernel may read unharmed: what it brings
+/// is booked afterwards. `offset`: where it writes, if that is not the file's own place. Never taken apart.
 #[inline(always)]
 pub fn vectored(fd: c_int, offset: Option<u64>, call: impl Fn() -> isize + Copy) -> isize {
     let entry = descriptors::get(fd);
@@ -197,8 +197,8 @@ fn in_pieces(fd: c_int, offset: i64, bytes: usize, call: &dyn Fn(usize, usize) -
     let Some(file) = tracked(fd) else { return call(0, bytes) };
     let bytes_max = bytes.min(MAX_RW_COUNT);
     let start = offset.max(0) as u64;
-    // a write across RLIMIT_FSIZE is short when whole and raises SIGXFSZ when split; O_APPEND makes an offset void; what
-    // would run over a signed offset is refused
+    // a write across RLIMIT_FSIZE is short when whole and raises SIGXFSZ when split; O_APPEND makes an offset void;
+    // what would run over a signed offset is refused
     let is_whole = offset < 0
         || bytes_max < ledger::SMALL
         || ledger::window() == u64::MAX
@@ -256,8 +256,8 @@ fn pace_after(file: &'static File, fd: c_int) {
     }
 }
 
-/// sendfile, as [`copying`] does it. The kernel refuses what would run over a signed offset: at the source what is asked
-/// for, at the target what it does at once (`do_sendfile` in fs/read_write.c).
+/// sendfile, as [`copying`] does it. The kernel refuses what would run over a signed offset: at the source what is
+/// asked for, at the target what it does at once (`do_sendfile` in fs/read_write.c).
 ///
 /// # Safety
 /// `from_at` is what the application passes to the kernel.
@@ -276,9 +276,9 @@ pub unsafe fn sending(
     unsafe { copy(fd, core::ptr::null(), from, bytes, fits, call) }
 }
 
-/// copy_file_range: a copy inside the kernel that one call may carry on for a whole file. `call(length)` is repeated, and
-/// the kernel moves the offsets; the result is what one call would have given. `at`, `from_at`: where the application
-/// keeps the offsets, or null for the files' own.
+/// copy_file_range: a copy inside the kernel that one call may carry on for a whole file. `call(length)` is repeated,
+/// and the kernel moves the offsets; the result is what one call would have given. `at`, `from_at`: where the
+/// application keeps the offsets, or null for the files' own.
 ///
 /// # Safety
 /// `at` and `from_at` are what the application passes to the kernel.
@@ -383,8 +383,8 @@ pub fn splicing(fd: c_int, at: *const i64, bytes: usize, call: &mut dyn FnMut() 
     wrote
 }
 
-/// The writes of one submission to a queue of the kernel's, which makes them at its own time: booked as if they were made
-/// now, and held back together.
+/// The writes of one submission to a queue of the kernel's, which makes them at its own time: booked as if they were
+/// made now, and held back together.
 #[derive(Default)]
 pub struct Batch {
     /// Reserved in the ledger, and not booked yet.
@@ -516,8 +516,9 @@ fn look_after(file: &'static File, fd: c_int) {
     }
 }
 
-/// Reserves a charge, and waits for the disk where the window has no room. It is the file's from here on, so that a call
-/// which is left in the middle (a cancelled thread, siglongjmp) owes nothing that a look at the file would not mend.
+/// Reserves a charge, and waits for the disk where the window has no room. It is the file's from here on, so that a
+/// call which is left in the middle (a cancelled thread, siglongjmp) owes nothing that a look at the file would not
+/// mend.
 /// `touch` notes where it will write, before that is owed: a range of pages bounds what they can owe.
 fn admit(file: &'static File, fd: c_int, charge: u64, touch: impl FnOnce()) {
     reserve(file, fd, charge);

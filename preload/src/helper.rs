@@ -52,7 +52,8 @@ struct Job {
     state: AtomicU32,
     /// cachestat cannot see its pages.
     blind: AtomicBool,
-    /// A file that is open in the application, remote or one that only a sync writes: what its commits confirm is taken off it. Null: a closed one.
+    /// A file that is open in the application, remote or one that only a sync writes: what its commits confirm is taken
+    /// off it. Null: a closed one.
     file: AtomicPtr<File>,
     /// That is on NFS.
     nfs: AtomicBool,
@@ -146,8 +147,8 @@ pub fn dismiss() {
 }
 
 /// Asks for a commit of a remote file that is open in the application: what `file.syncing` holds is credited when it is
-/// done. Does not wait; one that the helper is too busy to take, or drops, is asked for again at the next look. `false`:
-/// the helper cannot. Nor may it where opening the file again would break the application's lease on it.
+/// done. Does not wait; one that the helper is too busy to take, or drops, is asked for again at the next look.
+/// `false`: the helper cannot. Nor may it where opening the file again would break the application's lease on it.
 pub fn commit(file: &'static File, fd: c_int) -> bool {
     if is_unavailable() || sys::has_lease(fd) {
         return false;
@@ -191,8 +192,8 @@ pub enum Kept {
     Never,
 }
 
-/// Takes a file over that is about to be closed: it is kept until its pages are written, and then, where that is wanted,
-/// they are dropped. Returns when it has been re-opened, or soon.
+/// Takes a file over that is about to be closed: it is kept until its pages are written, and then, where that is
+/// wanted, they are dropped. Returns when it has been re-opened, or soon.
 pub fn keep(file: &'static File, fd: c_int, charge: u64, drops: bool) -> Kept {
     if is_unavailable() || sys::has_lease(fd) {
         return Kept::Never;
@@ -434,7 +435,8 @@ fn take_over(job: &Job) {
     }
 }
 
-/// Commits what was asked for of a remote file, and closes it when that was a while ago, or the application is about to.
+/// Commits what was asked for of a remote file, and closes it when that was a while ago, or the application is about
+/// to.
 fn serve(job: &Job, file: &File) {
     if job.state.load(Acquire) != OPENED {
         return;
@@ -444,8 +446,9 @@ fn serve(job: &Job, file: &File) {
     let is_same = || file.key() == job.key.load(Relaxed);
     let charge = if is_same() { file.syncing.load(Relaxed) } else { 0 };
     if charge > 0 {
-        // An NFS client commits all that it has before it unlocks (do_unlk in the kernel's fs/nfs/file.c), and leaves an
-        // error for the application's own write, fsync or close to report; close reports none that an fsync has seen.
+        // An NFS client commits all that it has before it unlocks (do_unlk in the kernel's fs/nfs/file.c), and leaves
+        // an error for the application's own write, fsync or close to report; close reports none that an fsync has
+        // seen.
         waiting_for(job.dev.load(Relaxed), || {
             if !job.nfs.load(Relaxed) || sys::unlock(fd) != 0 {
                 sys::fdatasync(fd);
@@ -508,8 +511,8 @@ fn finish(job: &Job, now: u64) -> bool {
     true
 }
 
-/// Starts writeback of a kept file that has so many dirty pages and none on its way. Where that has had no effect for long,
-/// syncs it: `true`. That commits its neighbours' pages too, and a flush of theirs has an effect then.
+/// Starts writeback of a kept file that has so many dirty pages and none on its way. Where that has had no effect for
+/// long, syncs it: `true`. That commits its neighbours' pages too, and a flush of theirs has an effect then.
 fn start_or_sync(job: &Job, dirty: u64, kept_ns: u64) -> bool {
     let (fd, dev) = (job.own_fd.load(Relaxed), job.dev.load(Relaxed));
     sys::start_writeback(fd, 0, 0);

@@ -296,8 +296,9 @@ fn forked(result: pid_t) -> pid_t {
     result
 }
 
-/// A call that the kernel refuses where there is another thread, or one that shares the root directory; or one that changes
-/// what each thread may do, of which libc tells only its own: without ours. One that sweeps is made anew after it.
+/// A call that the kernel refuses where there is another thread, or one that shares the root directory; or one that
+/// changes what each thread may do, of which libc tells only its own: without ours. One that sweeps is made anew after
+/// it.
 pub fn alone<T>(call: impl FnOnce() -> T) -> T {
     if process::is_ours() {
         helper::dismiss();

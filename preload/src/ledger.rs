@@ -88,8 +88,8 @@ pub fn is_filling() -> bool {
 /// atomic addition a call, before the call is issued, does both: it takes from the grant and counts.
 ///
 /// From the lowest bit: 4 bits the class of the grant, 30 bits bytes (signed), 12 bits calls, 18 bits the pages that
-/// are left of the grant (signed). A call charges a page at least and takes only what is left, so the calls fit; a few threads
-/// that pass the check together can overdraw it, each by less than [`SMALL`].
+/// are left of the grant (signed). A call charges a page at least and takes only what is left, so the calls fit; a few
+/// threads that pass the check together can overdraw it, each by less than [`SMALL`].
 pub mod word {
     use super::PAGE;
 

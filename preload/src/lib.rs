@@ -2,10 +2,10 @@
 //! not yet on disk never fills the container's memory limit.
 //!
 //! What the process does is in one table, [`hooks`]. A call that writes takes its pages from what its file was granted
-//! ([`files`]) and goes to the function behind ours ([`real`]); that is the hot path: two loads, a compare and an addition.
-//! When the grant is used up, the slow path asks the [`ledger`] for another; when the window is nearly full, it looks at
-//! the kernel's truth ([`look`]), sends pages to the disk ([`flush`]) and waits, if it must, for the oldest of
-//! them ([`pace`]).
+//! ([`files`]) and goes to the function behind ours ([`real`]); that is the hot path: two loads, a compare and an
+//! addition. When the grant is used up, the slow path asks the [`ledger`] for another; when the window is nearly full,
+//! it looks at the kernel's truth ([`look`]), sends pages to the disk ([`flush`]) and waits, if it must, for the oldest
+//! of them ([`pace`]).
 //!
 //! | module | job |
 //! | --- | --- |

@@ -1,8 +1,9 @@
 //! Whose turn it is to look, and how a call waits for the disk.
 //!
-//! A call that finds no room in the window waits, in steps of 2 ms, until the kernel says that the *oldest* chunk's pages
-//! have arrived; so it is held back for about a chunk's time, and what is owed stays within the window. Waiting is
-//! polling: it consumes no writeback error, holds no lock, and a signal handler or a fatal signal gets through at once.
+//! A call that finds no room in the window waits, in steps of 2 ms, until the kernel says that the *oldest* chunk's
+//! pages have arrived; so it is held back for about a chunk's time, and what is owed stays within the window. Waiting
+//! is polling: it consumes no writeback error, holds no lock, and a signal handler or a fatal signal gets through at
+//! once.
 //!
 //! One thread at a time does the looking: it has the *pace*, a word that names it. The word is not a lock. Nobody
 //! waits for it, nobody sleeps while holding it; met again by the same thread in a signal handler it says "nested", and

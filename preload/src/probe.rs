@@ -82,7 +82,8 @@ pub fn look(file: &File, fd: c_int, low: u64, high: u64, stat: CacheStat) {
     }
 }
 
-/// Writeback of this file, which has been sent, has not begun: what is dirty stays so until the kernel writes it by itself.
+/// Writeback of this file, which has been sent, has not begun: what is dirty stays so until the kernel writes it by
+/// itself.
 pub fn is_stuck(file: &File, fd: c_int) -> bool {
     match file.how() {
         How::Synced => true,

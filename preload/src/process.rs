@@ -2,8 +2,8 @@
 //! child that runs in the parent's memory), and calls before start-up or after the end.
 //!
 //! One page of memory that the kernel wipes in a child of fork tells the two kinds of children apart: the pid is
-//! another in both, but only a real copy finds the page empty. Where nobody has called [`vfork`] or clone, there is only
-//! that kind, and the pid is not asked for.
+//! another in both, but only a real copy finds the page empty. Where nobody has called [`vfork`] or clone, there is
+//! only that kind, and the pid is not asked for.
 //!
 //! This is one of the modules that may say `unsafe`.
 

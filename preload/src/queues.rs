@@ -1,6 +1,6 @@
-//! Queues of the kernel's: AIO by libaio, io_uring by liburing. The kernel makes the writes at its own time; they are booked,
-//! and held back, when they are submitted. Of a ring that a program has made for itself nothing is known, nor of files
-//! that it names by their place in the ring: those are [`sweep`]'s.
+//! Queues of the kernel's: AIO by libaio, io_uring by liburing. The kernel makes the writes at its own time; they are
+//! booked, and held back, when they are submitted. Of a ring that a program has made for itself nothing is known, nor
+//! of files that it names by their place in the ring: those are [`sweep`]'s.
 //!
 //! These libraries may come later than ours (dlopen), so what is behind a symbol is looked for again when it is called.
 //!
@@ -11,8 +11,8 @@ use crate::real::Next;
 use crate::{calls, sweep, sys};
 use core::ffi::{c_int, c_long};
 
-/// libaio's `struct iocb`, as the kernel has it (`include/uapi/linux/aio_abi.h`), in words: operation and descriptor stand in
-/// the third, then the buffer, bytes or vectors, and the offset.
+/// libaio's `struct iocb`, as the kernel has it (`include/uapi/linux/aio_abi.h`), in words: operation and descriptor
+/// stand in the third, then the buffer, bytes or vectors, and the offset.
 pub type Block = [u64; 8];
 
 /// One write of a submission.
@@ -59,8 +59,8 @@ pub unsafe fn submit_blocks(count: c_long, blocks: *const *const Block, call: im
     submitted
 }
 
-/// Books the writes of one submission: held back once, before the first, because none is on its way yet. The last file that
-/// is written to, which is to be looked after: a look that has to wait comes by all others.
+/// Books the writes of one submission: held back once, before the first, because none is on its way yet. The last file
+/// that is written to, which is to be looked after: a look that has to wait comes by all others.
 fn book(each: impl Fn(&mut Act)) -> Option<c_int> {
     let mut batch = calls::Batch::default();
     each(&mut |write| batch.expect(write.fd, write.offset, write.bytes));
@@ -216,8 +216,8 @@ submit! {
     io_uring_submit_and_get_events
 }
 
-/// The interposed symbol: libaio's, which does no more than this. (Its later versions do it by `syscall()`, which would book
-/// everything once more.)
+/// The interposed symbol: libaio's, which does no more than this. (Its later versions do it by `syscall()`, which would
+/// book everything once more.)
 ///
 /// # Safety
 /// As io_submit(3) says.

@@ -101,8 +101,8 @@ macro_rules! interpose {
                 }
             )*
 
-            /// The same calls at the kernel's door. Out of the way of the hooks: what matters there is how little code a
-            /// call runs through, because the kernel's own has just pushed it out of the cache.
+            /// The same calls at the kernel's door. Out of the way of the hooks: what matters there is how little code
+            /// a call runs through, because the kernel's own has just pushed it out of the cache.
             mod bare {
                 use super::*;
 

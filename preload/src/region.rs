@@ -3,8 +3,8 @@
 //! With a socket (`FREEBOARD_SOCKET`) the library sends its cgroup's directory and gets two memfds: sealed against
 //! shrinking, so that no truncation can kill it. With a directory alone (`FREEBOARD_REGION`) the budget file is copied,
 //! never mapped: anybody who may write to a plain file can truncate it. Mappings are never undone, because another
-//! thread may be reading them; there are at most [`ATTACHMENTS`], one a start of a sidecar. A sidecar that was only late
-//! is known by its counters' file, and nothing is mapped again.
+//! thread may be reading them; there are at most [`ATTACHMENTS`], one a start of a sidecar. A sidecar that was only
+//! late is known by its counters' file, and nothing is mapped again.
 //!
 //! This is one of the modules that may say `unsafe`.
 
@@ -602,8 +602,8 @@ fn open_budget_file() -> c_int {
     }
 }
 
-/// Copies the region's budget file into memory of our own, to be copied anew at every tick. Not where its sidecar is the
-/// one that we know already.
+/// Copies the region's budget file into memory of our own, to be copied anew at every tick. Not where its sidecar is
+/// the one that we know already.
 fn attach_by_file(apart: &Apart) -> Option<&'static Attachment> {
     if REGION.get().is_empty() {
         return None;

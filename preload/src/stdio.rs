@@ -1,7 +1,7 @@
 //! stdio: fwrite, fprintf, puts, and every program that writes through them (sort, sed, awk, shells, pg_dump). glibc's
-//! own calls of write, lseek and close there cannot be interposed, but they go through two tables of function pointers, one
-//! for narrow and one for wide streams. We put ours into the tables' write, seek and close entries: data, not code, one
-//! pointer-sized store each.
+//! own calls of write, lseek and close there cannot be interposed, but they go through two tables of function pointers,
+//! one for narrow and one for wide streams. We put ours into the tables' write, seek and close entries: data, not code,
+//! one pointer-sized store each.
 //!
 //! Only where everything looks as it must: the tables exist (glibc), and the entries hold the very functions that glibc
 //! exports under their names. Otherwise, and with `FREEBOARD_DEEP=0`, stdio is left alone.

@@ -3,9 +3,9 @@
 //! A process that does one of these has its files looked at by the [`helper`]'s thread, which has a descriptor table of
 //! its own: where the group has more unwritten than all ledgers explain, the files that are open for writing or mapped
 //! so are opened once more, and kept open while something is found in them. What is dirty of them, and not owed by a
-//! ledger already, is owed by the process from then on, and is sent on its way early: stores to a mapping cannot be held
-//! back, and Go's calls only by the launcher (`freeboard run`). What is submitted to a queue is held back until the disk
-//! has taken enough of it.
+//! ledger already, is owed by the process from then on, and is sent on its way early: stores to a mapping cannot be
+//! held back, and Go's calls only by the launcher (`freeboard run`). What is submitted to a queue is held back until
+//! the disk has taken enough of it.
 //!
 //! Nothing starts in a process that does none of these, or that has no limit; where there is one later, it starts with
 //! the next call that looks. It ends with the last mapping where there are only mappings. Where the thread had to leave

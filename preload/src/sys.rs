@@ -42,9 +42,9 @@ macro_rules! raw {
 
 pub(crate) use raw;
 
-// Whether the CPU has instructions for atomics is asked of this byte each time. The compiler's own library would look, from
-// a constructor that may come after the first call of ours, and in some builds with symbols of libc that musl lacks. Zero is
-// right on every CPU.
+// Whether the CPU has instructions for atomics is asked of this byte each time. The compiler's own library would look,
+// from a constructor that may come after the first call of ours, and in some builds with symbols of libc that musl
+// lacks. Zero is right on every CPU.
 #[cfg(target_arch = "aarch64")]
 core::arch::global_asm!(
     ".pushsection .bss.__aarch64_have_lse_atomics, \"aw\", %nobits",
@@ -131,8 +131,8 @@ pub fn now_ns() -> u64 {
     (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
 }
 
-/// Keeps signal handlers from running in this thread: what is done then cannot be left by siglongjmp. All but those that
-/// the thread itself causes, which the kernel would kill for. What was blocked before.
+/// Keeps signal handlers from running in this thread: what is done then cannot be left by siglongjmp. All but those
+/// that the thread itself causes, which the kernel would kill for. What was blocked before.
 pub fn block_signals() -> u64 {
     const OWN: [c_int; 6] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
     let mask = !OWN.iter().fold(0u64, |mask, signal| mask | 1 << (signal - 1));

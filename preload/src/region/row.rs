@@ -1,10 +1,10 @@
 //! This process's row of a container's counters: which one it is, and what has been reported in it.
 //!
-//! What an ended row says is added up for good. So where the sidecar took the row of an idle process back, or the process
-//! ended and goes on after all, the next row says only what came since the last report that the old one took.
+//! What an ended row says is added up for good. So where the sidecar took the row of an idle process back, or the
+//! process ended and goes on after all, the next row says only what came since the last report that the old one took.
 //!
-//! One thread at a time publishes, the one that has the pace; a process that ends says its last word beside it. One at a
-//! time claims, the one that is on an errand.
+//! One thread at a time publishes, the one that has the pace; a process that ends says its last word beside it. One at
+//! a time claims, the one that is on an errand.
 
 use crate::apart::Apart;
 use crate::ledger::Totals;
