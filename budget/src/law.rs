@@ -11,18 +11,23 @@
 //! disk writes. So `allowed` is what the disk drains within a second, or a tenth of the limit, whichever is more, and
 //! never more than there is room for.
 
+use crate::layout::STALE_MS;
+
 /// 2^20 bytes.
 pub const MIB: u64 = 1 << 20;
 
-/// Smallest piece in which flushing still costs little beside the disk's own work: a window is never divided into
-/// smaller ones.
+/// Smallest piece in which flushing still costs little beside the disk's own work: a window is not divided into smaller
+/// ones, but where the window itself is no larger than that.
 pub const MIN_CHUNK: u64 = 256 << 10;
 
 /// Largest piece, so that no single call of ours keeps a fast disk's queue to itself.
 pub const MAX_CHUNK: u64 = 64 * MIB;
 
-/// Smallest window. Below it a writer waits for its own bytes.
-pub const MIN_WINDOW: u64 = MIB;
+/// Least that is ever allowed.
+pub const MIN_ALLOWED: u64 = MIB;
+
+/// Smallest window of one of many writers. Below it a writer waits for its own bytes.
+pub const MIN_WINDOW: u64 = 64 << 10;
 
 /// The kernel counts charges per CPU in batches of 64 pages, so usage can be this much higher than it says, a CPU.
 /// Source: `MEMCG_CHARGE_BATCH` in `mm/memcontrol.c`; two CPUs' worth is what one writer and one flusher can hide.
@@ -103,17 +108,21 @@ pub fn judge(level: &Level, speed: Option<u64>) -> Verdict {
         Some(speed) => tenth.min(speed.saturating_mul(10)).max(speed),
         None => tenth,
     };
-    let wanted = room.min(buffer).max(MIN_WINDOW);
+    let wanted = room.min(buffer).max(MIN_ALLOWED);
     // Usage can still grow by what is allowed and not yet there; an eighth more covers what reaches the disk, and stays
     // cached, before the next tick.
     let growth = wanted.saturating_sub(level.unwritten).saturating_add(wanted / 8).saturating_add(4 * COUNTER_LAG);
     // Where clean pages fill the room, they are dropped first: until then there is a tenth, or what fits beside them.
     let fits = level.unwritten.saturating_add(level.target.saturating_sub(level.usage));
-    let allowed = wanted.min(fits.max(tenth)).max(MIN_WINDOW);
+    let allowed = wanted.min(fits.max(tenth)).max(MIN_ALLOWED);
     let usage_soon = level.usage.saturating_add(growth);
+    // A fast disk makes more than that clean before somebody looks again: that is at most for as long as it takes to notice
+    // that nobody does. Until it is measured that may be more than fits, but clean: to drop for what a disk may be would cost
+    // whoever reads back what was written (an sqlite load at 120 MB: two thirds of it came from the disk).
+    let arriving = speed.map_or(0, |speed| speed / 1000 * STALE_MS);
     Verdict {
         allowed,
-        drop: usage_soon > level.target,
+        drop: usage_soon.saturating_add(arriving) > level.target,
         drop_closed: usage_soon > level.target / 2,
         pressure: level.unwritten >= allowed / 2,
     }
@@ -150,18 +159,42 @@ pub fn share(allowed: u64, unowned: u64, writers: u64, others_owed: u64, speed: 
         return Share::UNLIMITED;
     }
     let mine = allowed.saturating_sub(unowned.min(allowed / 2));
-    let mut window = part(mine, 1, writers.saturating_sub(1), others_owed);
-    if configured != 0 {
-        window = window.min(configured.max(MIN_WINDOW));
-    }
+    sized(part(mine, 1, writers.saturating_sub(1), others_owed), speed, configured)
+}
+
+fn sized(window: u64, speed: Option<u64>, configured: u64) -> Share {
+    let most = if configured == 0 { u64::MAX } else { configured };
+    let window = window.min(most).max(MIN_WINDOW);
     Share { window, chunk: chunk(window, speed) }
+}
+
+/// The share of a process that cannot know who else writes, but owed so much when the whole group had so much unwritten.
+///
+/// While others have unwritten bytes too, what it owes grows and shrinks in proportion to what all have: every other
+/// process does the same, so the sum of all windows is what is allowed, whatever their number. What all of them give up
+/// goes to all alike, a smallest window each, so that newcomers get their part in time.
+pub fn share_unseen(allowed: u64, unwritten: u64, owed: u64, speed: Option<u64>, configured: u64) -> Share {
+    if allowed == u64::MAX && configured == 0 {
+        return Share::UNLIMITED;
+    }
+    let others = unwritten.saturating_sub(owed);
+    let window = if others <= allowed / 8 {
+        // others may begin at the same moment
+        allowed.saturating_sub(others).min(owed.saturating_mul(4).max(allowed / 4))
+    } else {
+        let part = u128::from(allowed) * u128::from(owed.min(unwritten)) / u128::from(unwritten.max(1));
+        let part = u64::try_from(part).unwrap_or(allowed);
+        (part - part / 16).saturating_add(MIN_WINDOW)
+    };
+    sized(window, speed, configured)
 }
 
 /// The chunk of a window: what the disk writes in 75 ms, or, until its speed is known, an eighth of the window; in
 /// whole pieces of 2 MiB where it is larger than that, because a large folio is only dropped as a whole.
 pub fn chunk(window: u64, speed: Option<u64>) -> u64 {
     let wanted = speed.map_or(window / 8, |speed| speed / 1000 * 75);
-    let bounded = wanted.min(window / 4).clamp(MIN_CHUNK.min(window / 4), MAX_CHUNK);
+    let quarter = (window / 4).max(MIN_WINDOW.min(window));
+    let bounded = wanted.min(quarter).clamp(MIN_CHUNK.min(quarter), MAX_CHUNK);
     if bounded >= 2 * MIB { bounded & !(2 * MIB - 1) } else { bounded }
 }
 
@@ -194,7 +227,7 @@ mod tests {
         let tight = level(200 * MB, 150 * MB, 0, 150 * MB);
         assert_eq!(judge(&tight, Some(31 * MB)).allowed, 10 * MB - COUNTER_LAG);
         let full = level(200 * MB, 190 * MB, 0, 190 * MB);
-        assert_eq!(judge(&full, Some(31 * MB)).allowed, MIN_WINDOW);
+        assert_eq!(judge(&full, Some(31 * MB)).allowed, MIN_ALLOWED);
         assert!(judge(&full, None).drop);
     }
 
@@ -245,11 +278,30 @@ mod tests {
     }
 
     #[test]
+    fn windows_of_those_who_do_not_know_each_other_add_up_to_what_is_allowed() {
+        let allowed = 20 * MIB;
+        for (writers, unwritten) in [(2u64, 40 * MIB), (7, 10 * MIB), (100, 20 * MIB), (100, 60 * MIB)] {
+            let owed = unwritten / writers;
+            let window = share_unseen(allowed, unwritten, owed, None, 0).window;
+            assert!(writers * window <= allowed + writers * MIN_WINDOW, "{writers} writers: {window}");
+            assert!(writers * window >= allowed / 8 * 7, "{writers} writers: {window}");
+        }
+        // alone, it has all of it soon, and at once what it asked for before
+        assert_eq!(share_unseen(allowed, 0, 0, None, 0).window, 5 * MIB);
+        assert_eq!(share_unseen(allowed, 5 * MIB, 5 * MIB, None, 0).window, 20 * MIB);
+        // a newcomer beside one that owes everything
+        assert_eq!(share_unseen(allowed, 20 * MIB, 0, None, 0).window, MIN_WINDOW);
+        assert_eq!(share_unseen(u64::MAX, 0, 0, None, 0), Share::UNLIMITED);
+        assert_eq!(share_unseen(u64::MAX, 9, 9, None, 4 * MIB).window, 4 * MIB);
+    }
+
+    #[test]
     fn a_chunk_is_75_ms_of_the_disk_at_most_a_quarter_of_the_window() {
         assert_eq!(chunk(32 * MIB, Some(31 * MB)), 2 * MIB);
         assert_eq!(chunk(4 * MIB, Some(31 * MB)), MIB);
         assert_eq!(chunk(4 * MIB, None), 512 << 10);
-        assert_eq!(chunk(MIN_WINDOW, Some(MB)), MIN_CHUNK);
+        assert_eq!(chunk(MIB, Some(MB)), MIN_CHUNK);
+        assert_eq!(chunk(MIN_WINDOW, Some(31 * MB)), MIN_WINDOW);
         assert_eq!(chunk(u64::MAX, Some(u64::MAX)), MAX_CHUNK);
     }
 }

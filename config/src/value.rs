@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use freeboard_budget::Mode;
-use freeboard_budget::law::{MIN_WINDOW, Target};
+use freeboard_budget::law::{MIN_ALLOWED, Target};
 
 use crate::error::{Fault, quoted};
 use crate::schema;
@@ -25,12 +25,12 @@ pub(crate) fn target(text: &str) -> Result<Target, Fault> {
         };
     }
     match size("target", text, MEND)? {
-        bytes if bytes >= MIN_WINDOW => Ok(Target::Bytes(bytes)),
+        bytes if bytes >= MIN_ALLOWED => Ok(Target::Bytes(bytes)),
         percent @ 1..=100 if text == percent.to_string() => Err(Fault::new(
             format!("target {} is a size in bytes", quoted(text)),
             format!("write \"{percent}%\" for a share of the limit"),
         )),
-        _ => Err(Fault::new(format!("target {} is below {}", quoted(text), size::show(MIN_WINDOW)), MEND)),
+        _ => Err(Fault::new(format!("target {} is below {}", quoted(text), size::show(MIN_ALLOWED)), MEND)),
     }
 }
 
@@ -50,9 +50,9 @@ pub(crate) fn window(text: &str) -> Result<Option<u64>, Fault> {
         return Ok(None);
     }
     match size("window", text, "write \"auto\", or a size, as \"4MiB\"")? {
-        bytes if bytes >= MIN_WINDOW => Ok(Some(bytes)),
+        bytes if bytes >= MIN_ALLOWED => Ok(Some(bytes)),
         _ => Err(Fault::new(
-            format!("window {} is below {}", quoted(text), size::show(MIN_WINDOW)),
+            format!("window {} is below {}", quoted(text), size::show(MIN_ALLOWED)),
             "write \"1Mi\" or more, or \"auto\"; to leave writes alone, mode = \"off\"",
         )),
     }

@@ -10,7 +10,7 @@ use crate::{look, pace, probe, process, region, sys};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use freeboard_budget::Mode;
-use freeboard_budget::law::MIN_WINDOW;
+use freeboard_budget::law::MIN_ALLOWED;
 use libc::c_int;
 
 /// Closes of files that still owed something, before the helper is worth its start.
@@ -80,7 +80,7 @@ fn hand_over(file: &'static File, fd: c_int, drops: bool) -> Kept {
 
 /// A process that writes more than a window is held by that; of many short ones none ever fills it.
 fn hold_short_process(file: &'static File, fd: c_int) {
-    if region::is_crowded() && TOTALS.written_bytes.load(Relaxed) < MIN_WINDOW {
+    if region::is_crowded() && TOTALS.written_bytes.load(Relaxed) < MIN_ALLOWED {
         hold_until_clean(file, fd);
     }
 }

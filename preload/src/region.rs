@@ -25,7 +25,7 @@ use freeboard_budget::layout::{
 use freeboard_budget::protocol::{self, Hello, Welcome};
 use freeboard_budget::shm::Mapped;
 use freeboard_budget::slots::Report;
-use freeboard_budget::{Mode, glob, slots};
+use freeboard_budget::{Mode, glob};
 use libc::c_int;
 use row::{Name, Row};
 
@@ -77,6 +77,8 @@ static FLAGS: AtomicU64 = AtomicU64::new(0);
 static ALLOWED: AtomicU64 = AtomicU64::new(0);
 /// The group's unwritten at the last tick.
 static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
+/// What this process owed when it last read its group by itself.
+static OWED_THEN: AtomicU64 = AtomicU64::new(0);
 static JUDGED_AT: AtomicU64 = AtomicU64::new(0);
 static REFRESHED_AT: AtomicU64 = AtomicU64::new(0);
 
@@ -330,16 +332,17 @@ fn refresh_at(now: u64) {
     let configured = policy().map_or(0, |policy| policy.window_bytes.load(Relaxed));
     let is_always = mode == Mode::Always || ALWAYS.load(Relaxed);
     let configured = if is_always && configured == 0 { ALWAYS_WINDOW } else { configured };
-    let others = own_row().map_or_else(others_unseen, |row| row.others(LAST_TICK.load(Relaxed), ACTIVE_TICKS));
     if allowed == u64::MAX && configured == 0 && ledger::window() != u64::MAX {
         ledger::aside(Aside::Unlimited);
     }
-    ledger::set_share(law::share(allowed, unowned, others.writers + 1, others.owed_bytes, speed, configured));
-}
-
-/// Without shared counters nobody says who else writes: what the group has unwritten and we do not owe is theirs.
-fn others_unseen() -> slots::Others {
-    slots::Others { writers: 0, owed_bytes: UNWRITTEN.load(Relaxed).saturating_sub(ledger::owed()) }
+    ledger::set_share(match own_row() {
+        Some(own) => {
+            let others = own.others(LAST_TICK.load(Relaxed), ACTIVE_TICKS);
+            law::share(allowed, unowned, others.writers + 1, others.owed_bytes, speed, configured)
+        }
+        // without shared counters nobody says who else writes
+        None => law::share_unseen(allowed, UNWRITTEN.load(Relaxed), OWED_THEN.load(Relaxed), speed, configured),
+    });
 }
 
 /// The law, from the process's own cgroup; at most every 20 ms. What is allowed.
@@ -358,6 +361,7 @@ fn judge_own(now: u64) -> u64 {
         | flag(verdict.pressure, CONTAINER_PRESSURE);
     FLAGS.store(flags, Relaxed);
     UNWRITTEN.store(unwritten.unwrap_or(0), Relaxed);
+    OWED_THEN.store(ledger::owed(), Relaxed);
     verdict.allowed
 }
 

@@ -114,6 +114,11 @@ impl Sidecar {
             .env("FREEBOARD_SOCKET", &self.socket);
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it as a crash does.
     pub fn kill(mut self) {
         self.child.kill().expect("cannot kill the sidecar");

@@ -6,6 +6,7 @@ use freeboard_budget::law::{self, Target};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, fstat, openat};
 use rustix::io::{Errno, pread};
+use std::mem::MaybeUninit;
 
 /// Larger than any `memory.stat` (about 4 KiB at most).
 const STAT_BYTES: usize = 16 << 10;
@@ -32,13 +33,17 @@ impl Text {
 
     /// Reads a small file from its start and takes what `parse` finds in it.
     fn parse<T>(&self, parse: impl Fn(&[u8]) -> Option<T>) -> Result<T, Lost> {
-        self.parse_in([0u8; SMALL_BYTES], parse)
+        self.parse_within::<T, SMALL_BYTES>(parse)
     }
 
-    fn parse_in<T, const N: usize>(&self, mut buffer: [u8; N], parse: impl Fn(&[u8]) -> Option<T>) -> Result<T, Lost> {
-        match pread(&self.file, &mut buffer, 0) {
-            Ok(length) => parse(&buffer[..length])
-                .ok_or_else(|| Lost::Unreadable(format!("{} does not hold what was expected", self.name))),
+    /// The same of a file of up to `N` bytes.
+    fn parse_within<T, const N: usize>(&self, parse: impl Fn(&[u8]) -> Option<T>) -> Result<T, Lost> {
+        // not cleared: only what the kernel has written is looked at
+        let mut buffer = [const { MaybeUninit::<u8>::uninit() }; N];
+        match pread(&self.file, &mut buffer[..], 0) {
+            Ok((text, _)) => {
+                parse(text).ok_or_else(|| Lost::Unreadable(format!("{} does not hold what was expected", self.name)))
+            }
             Err(Errno::NODEV | Errno::NOENT) => Err(Lost::Gone),
             Err(error) => Err(Lost::Unreadable(format!("{}: {error}", self.name))),
         }
@@ -132,7 +137,7 @@ impl Level {
     /// # Errors
     /// [`Lost`].
     pub fn stat(&self) -> Result<Stat, Lost> {
-        self.stat.parse_in([0u8; STAT_BYTES], |text| Some(stat(text)))
+        self.stat.parse_within::<_, STAT_BYTES>(|text| Some(stat(text)))
     }
 
     /// Usage in bytes; 0 where the level does not say.

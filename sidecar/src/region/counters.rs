@@ -3,11 +3,13 @@
 use super::map::Memory;
 use super::{SLOTS, memfd, put, seal};
 use anyhow::{Context, Result};
-use freeboard_budget::layout::{COUNTERS_FILE, Kind, Slot, counters_layout};
+use freeboard_budget::layout::{COUNTERS_FILE, Header, Kind, Slot, Table, counters_layout};
 use freeboard_budget::slots::{self, Others, Report};
 use rustix::fs::SealFlags;
+use rustix::io::pread;
 use std::fs::File;
 use std::io;
+use std::mem::offset_of;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,6 +19,7 @@ use std::sync::atomic::Ordering::Relaxed;
 pub struct Counters {
     memory: Memory,
     place: Place,
+    end: usize,
 }
 
 #[derive(Debug)]
@@ -37,7 +40,7 @@ impl Counters {
         let memfd = memfd("freeboard-counters", layout.file_bytes).context("cannot make shared memory (memfd)")?;
         let memory = Memory::shared(&memfd, layout, generation).context("cannot map the counters")?;
         seal(&memfd, SealFlags::empty()).context("cannot seal the counters")?;
-        Ok(Counters { memory, place: Place::Memfd(memfd) })
+        Ok(Counters { memory, place: Place::Memfd(memfd), end: 1 })
     }
 
     /// The counters file in the region's directory.
@@ -47,7 +50,7 @@ impl Counters {
     pub fn in_region(dir: &Path, generation: u64) -> Result<Counters> {
         let memory = Memory::private(counters_layout(SLOTS), generation).context("cannot map memory")?;
         let file = put(dir, COUNTERS_FILE, &memory.to_vec(), 0o666)?;
-        Ok(Counters { memory, place: Place::Copied(file) })
+        Ok(Counters { memory, place: Place::Copied(file), end: 1 })
     }
 
     /// The memfd, to be handed to the container's applications; `None` for the region's file.
@@ -58,15 +61,27 @@ impl Counters {
         }
     }
 
-    /// Brings the rows up to date.
+    /// Brings the rows that were ever taken up to date.
     ///
     /// # Errors
     /// What reading the region's file gave.
     pub fn refresh(&mut self) -> io::Result<()> {
-        match &self.place {
-            Place::Memfd(_) => Ok(()),
-            Place::Copied(file) => self.memory.copy_from(file),
+        if let Place::Copied(file) = &self.place {
+            let mut highest = [0u8; 8];
+            if pread(file, &mut highest, offset_of!(Header, tick) as u64)? == highest.len() {
+                self.memory.tick().store(u64::from_ne_bytes(highest), Relaxed);
+            }
+            let rows = counters_layout(SLOTS).table(Kind::Slots);
+            let end = |rows: Table| rows.offset as usize + slots::end(&self.memory) * rows.stride as usize;
+            self.memory.copy_from(file, rows.map_or(0, end))?;
         }
+        self.end = self.end.max(slots::end(&self.memory));
+        Ok(())
+    }
+
+    /// One beyond the highest row that was ever taken; what its processes say of it later does not make it less.
+    pub fn end_of_used(&self) -> usize {
+        self.end
     }
 
     /// Number of rows.
@@ -87,6 +102,12 @@ impl Counters {
     /// Takes a row for a writer in this process; see [`slots::claim`].
     pub fn claim(&self, nonce: u64, pid_container: u64, tick: u64) -> Option<usize> {
         slots::claim(&self.memory, nonce, pid_container, tick)
+    }
+
+    /// As if a process had taken a row.
+    #[cfg(test)]
+    pub fn note_used(&self, index: usize) {
+        self.memory.tick().fetch_max(index as u64, Relaxed);
     }
 
     /// Counts the writers but the one in row `mine`; see [`slots::others`].

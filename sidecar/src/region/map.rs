@@ -1,6 +1,6 @@
 //! Memory that holds one of the region's files. This is one of the crate's modules that may say `unsafe`.
 
-use freeboard_budget::layout::Fixed;
+use freeboard_budget::layout::{Fixed, Header};
 use freeboard_budget::shm::Mapped;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::io::pread;
@@ -61,13 +61,13 @@ impl Memory {
         unsafe { std::slice::from_raw_parts(self.raw.as_ptr(), self.raw.len()) }
     }
 
-    /// Copies a file's content over private memory, all but the header; what a shortened file lacks stays as it was.
-    pub fn copy_from(&mut self, file: &File) -> io::Result<()> {
-        let header = size_of::<freeboard_budget::layout::Header>();
+    /// Copies a file's content up to `end` over private memory, all but the header; what a shortened file lacks stays as
+    /// it was.
+    pub fn copy_from(&mut self, file: &File, end: usize) -> io::Result<()> {
+        let header = size_of::<Header>();
+        let length = end.min(self.raw.len()).saturating_sub(header);
         // SAFETY: the mapping is writable and longer than a header; `&mut self` says that nobody reads it meanwhile.
-        let rows = unsafe {
-            std::slice::from_raw_parts_mut(self.raw.as_mut_ptr().add(header), self.raw.len().saturating_sub(header))
-        };
+        let rows = unsafe { std::slice::from_raw_parts_mut(self.raw.as_mut_ptr().add(header), length) };
         pread(file, rows, header as u64)?;
         Ok(())
     }

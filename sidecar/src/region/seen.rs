@@ -48,7 +48,7 @@ impl Seen {
         if length < header.len() || !is_ours {
             return Err("it is not of this version; mend: use the program that the sidecar was started from".into());
         }
-        self.memory.copy_from(file).map_err(|error| error.to_string())?;
+        self.memory.copy_from(file, usize::MAX).map_err(|error| error.to_string())?;
         Ok(Pulse { tick: word(tick), generation: word(offset_of!(Header, generation)) })
     }
 

@@ -84,11 +84,7 @@ impl Container {
 
     /// What its writers can add before they are to be held back, or pages to be dropped, in bytes.
     pub fn headroom(&self) -> u64 {
-        let left = |row: Row| {
-            let unwritten = row.verdict.allowed.saturating_sub(row.unwritten);
-            row.target.saturating_sub(row.usage).min(unwritten)
-        };
-        self.last.map_or(0, left)
+        self.last.map_or(0, |row| headroom(&row))
     }
 
     /// Says that a process was let in, which is about to write.
@@ -162,6 +158,12 @@ impl Container {
     pub fn summary(&self) -> Summary {
         Summary { totals: self.ledgers.totals(), unseen_bytes: self.unseen.most_bytes }
     }
+}
+
+/// As [`Container::headroom`].
+pub fn headroom(row: &Row) -> u64 {
+    let unwritten = row.verdict.allowed.saturating_sub(row.unwritten);
+    row.target.saturating_sub(row.usage).min(unwritten)
 }
 
 /// The unwritten bytes that nobody answers for.

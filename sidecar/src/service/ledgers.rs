@@ -4,8 +4,9 @@
 
 use super::speed::{Flow, Flows};
 use crate::region::counters::Counters;
-use freeboard_budget::layout::{ASIDES, TICK_MS};
+use freeboard_budget::layout::{ASIDES, Slot, TICK_MS};
 use freeboard_budget::slots::{Owned, Phase, Report};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// A process that wrote within this many ticks is a writer: one second.
 pub const WRITER_TICKS: u64 = 1000 / TICK_MS;
@@ -140,7 +141,7 @@ impl Ledgers {
         let mut pulse = Pulse::default();
         let scarce = self.used > self.counters.len() - self.counters.len() / SCARCE;
         self.used = 0;
-        for index in 0..self.counters.len() {
+        for index in 0..self.counters.end_of_used() {
             let Some(slot) = self.counters.slot(index) else { break };
             let seen = &mut self.seen[index];
             let Some(owned) = (if index == 0 { Some(SHARED) } else { slot.owned() }) else {
@@ -151,9 +152,9 @@ impl Ledgers {
                 Phase::Claimed => self.used += 1,
                 Phase::Live => {
                     self.used += 1;
-                    let report = slot.report();
-                    look(owned, &report, seen, tick, &mut pulse);
-                    if scarce && index != 0 && is_idle(&report, tick) && !seen.holding {
+                    let says = Says::of_live(slot);
+                    look(owned, says, seen, tick, &mut pulse);
+                    if scarce && index != 0 && is_idle(says, tick) && !seen.holding {
                         self.counters.end(index, owned.nonce);
                     }
                 }
@@ -162,7 +163,7 @@ impl Ledgers {
                     let left_behind = report.written_bytes.saturating_sub(report.confirmed_bytes);
                     pulse.left_behind_bytes = pulse.left_behind_bytes.saturating_add(left_behind);
                     // what it saw reach the disk since the last look counts for the disk's speed
-                    look(owned, &Report { owed_bytes: 0, ..report }, seen, tick, &mut pulse);
+                    look(owned, Says::of_ended(&report), seen, tick, &mut pulse);
                     self.retired.add(&Totals::of(&report));
                     *seen = Seen::default();
                 }
@@ -174,7 +175,7 @@ impl Ledgers {
     /// The counters of all processes so far, living and ended.
     pub fn totals(&self) -> Totals {
         let mut totals = self.retired;
-        for index in 0..self.counters.len() {
+        for index in 0..self.counters.end_of_used() {
             let Some(slot) = self.counters.slot(index) else { break };
             let owned = slot.owned();
             let report = slot.report();
@@ -187,13 +188,45 @@ impl Ledgers {
     }
 }
 
-fn is_idle(report: &Report, tick: u64) -> bool {
-    tick.saturating_sub(report.last_tick) > IDLE_TICKS
+/// What counts of a slot at every tick: half of its row, which is twice as soon looked at as all of it.
+#[derive(Clone, Copy)]
+struct Says {
+    last_tick: u64,
+    owed_bytes: u64,
+    confirmed_bytes: u64,
+    holding: bool,
+    dev: u64,
+}
+
+impl Says {
+    fn of_live(slot: &Slot) -> Says {
+        Says {
+            last_tick: slot.last_tick.load(Relaxed),
+            owed_bytes: slot.owed_bytes.load(Relaxed),
+            confirmed_bytes: slot.confirmed_bytes.load(Relaxed),
+            holding: slot.holding.load(Relaxed) != 0,
+            dev: slot.dev.load(Relaxed),
+        }
+    }
+
+    fn of_ended(report: &Report) -> Says {
+        Says {
+            last_tick: report.last_tick,
+            owed_bytes: 0,
+            confirmed_bytes: report.confirmed_bytes,
+            holding: report.holding != 0,
+            dev: report.dev,
+        }
+    }
+}
+
+fn is_idle(says: Says, tick: u64) -> bool {
+    tick.saturating_sub(says.last_tick) > IDLE_TICKS
 }
 
 /// Adds what the owner of one slot says to the pulse.
-fn look(owned: Owned, report: &Report, seen: &mut Seen, tick: u64, pulse: &mut Pulse) {
-    let now = Seen { nonce: owned.nonce, confirmed_bytes: report.confirmed_bytes, holding: report.holding != 0 };
+fn look(owned: Owned, says: Says, seen: &mut Seen, tick: u64, pulse: &mut Pulse) {
+    let now = Seen { nonce: owned.nonce, confirmed_bytes: says.confirmed_bytes, holding: says.holding };
     // A process that is met for the first time may have written for hours before this sidecar started: what it confirmed
     // until now says nothing of the disk's speed. One that has ended already lived no longer than since the last look.
     // A row that was met between its claim and its first report says nothing yet either.
@@ -205,18 +238,18 @@ fn look(owned: Owned, report: &Report, seen: &mut Seen, tick: u64, pulse: &mut P
     };
     *seen = now;
 
-    let owed = report.owed_bytes;
+    let owed = says.owed_bytes;
     let held = now.holding || before.holding;
-    if held || !is_idle(report, tick) {
+    if held || !is_idle(says, tick) {
         pulse.owed_bytes = pulse.owed_bytes.saturating_add(owed);
     }
-    let writes = held || tick.saturating_sub(report.last_tick) <= WRITER_TICKS;
+    let writes = held || tick.saturating_sub(says.last_tick) <= WRITER_TICKS;
     if !writes {
         return;
     }
     pulse.writers += 1;
     pulse.writers_owed_bytes = pulse.writers_owed_bytes.saturating_add(owed);
-    let dev = report.dev;
+    let dev = says.dev;
     if dev != 0 {
         let confirmed_bytes = now.confirmed_bytes.saturating_sub(before.confirmed_bytes);
         pulse.flows.entry(dev).or_default().join(Flow { confirmed_bytes, held, owed_bytes: owed });
@@ -226,9 +259,7 @@ fn look(owned: Owned, report: &Report, seen: &mut Seen, tick: u64, pulse: &mut P
 #[cfg(test)]
 mod tests {
     use super::*;
-    use freeboard_budget::layout::Slot;
     use std::sync::atomic::AtomicU64;
-    use std::sync::atomic::Ordering::Relaxed;
 
     fn ledgers() -> Ledgers {
         Ledgers::new(Counters::sealed(1).unwrap())
@@ -242,6 +273,7 @@ mod tests {
         if slot.owned().map(|owned| owned.nonce) != Some(nonce) {
             slot.state.store(0, Relaxed);
             assert!(slot.claim(nonce, 0, 0));
+            ledgers.counters().note_used(index);
         }
         for (field, value) in fields {
             field(slot).store(*value, Relaxed);
@@ -345,6 +377,8 @@ mod tests {
         };
         let ended = Slot::default();
         assert!(ended.claim(5, 0, 0) && ended.end(5));
+        let tick = std::mem::offset_of!(freeboard_budget::layout::Header, tick) as u64;
+        std::os::unix::fs::FileExt::write_all_at(&file, &3u64.to_ne_bytes(), tick).unwrap();
         put(std::mem::offset_of!(Slot, written_bytes), 1234);
         put(std::mem::offset_of!(Slot, state), ended.state.load(Relaxed));
         ledgers.harvest(1).unwrap();

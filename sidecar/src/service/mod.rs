@@ -7,6 +7,8 @@
 mod container;
 mod ledgers;
 mod server;
+#[cfg(test)]
+mod simulated;
 mod speed;
 mod state;
 

@@ -80,7 +80,7 @@ pub struct State {
     /// budget's row 0 is theirs and has no numbers.
     mounted: Ledgers,
     /// By row; row 0 stays empty.
-    containers: Vec<Option<Container>>,
+    containers: Vec<Option<Box<Container>>>,
     /// The row after the one given away last: a row is used again as late as possible, for processes that were in a
     /// group that is gone may still look at it.
     next_row: usize,
@@ -152,7 +152,7 @@ impl State {
                     .find(|&row| self.containers[row].is_none())
                     .ok_or(Refused::Full)?;
                 let counters = Counters::sealed(self.generation).map_err(Refused::Failed)?;
-                self.containers[row] = Some(Container::new(group, Ledgers::new(counters)));
+                self.containers[row] = Some(Box::new(Container::new(group, Ledgers::new(counters))));
                 self.next_row = 1 + row % (rows - 1);
                 self.tick_container(row, now, &mut Flows::new());
                 row
@@ -212,18 +212,18 @@ impl State {
             self.mounted.harvest(self.budget.tick())?;
         }
         let busy = self.containers.iter().flatten().filter(|container| container.is_busy());
-        Ok(busy.map(Container::headroom).min().unwrap_or(u64::MAX))
+        Ok(busy.map(|container| container.headroom()).min().unwrap_or(u64::MAX))
     }
 
     fn is_busy(&self, row: usize) -> bool {
-        self.containers[row].as_ref().is_some_and(Container::is_busy)
+        self.containers[row].as_ref().is_some_and(|container| container.is_busy())
     }
 
     fn tick_container(&mut self, row: usize, now: Duration, flows: &mut Flows) {
         let Some(mut container) = self.containers[row].take() else { return };
         let siblings = |ancestor: u64| {
             let within = self.containers.iter().flatten().filter(|other| other.group.is_within(ancestor));
-            within.map(Container::writers).fold(Crowd::default(), |sum, one| Crowd {
+            within.map(|other| other.writers()).fold(Crowd::default(), |sum, one| Crowd {
                 writers: sum.writers + one.writers,
                 owed_bytes: sum.owed_bytes.saturating_add(one.owed_bytes),
             })
@@ -297,7 +297,7 @@ impl State {
             row: container.observed().map(|observed| observed.last),
             summary: container.summary(),
         };
-        let mut containers: Vec<_> = self.containers.iter().flatten().map(watched).collect();
+        let mut containers: Vec<_> = self.containers.iter().flatten().map(|container| watched(container)).collect();
         let mounted = self.mounted.totals();
         if mounted.processes > 0 {
             let summary = Summary { totals: mounted, unseen_bytes: 0 };
@@ -310,7 +310,7 @@ impl State {
     /// Everything counted so far, over all containers.
     pub fn summary(&self) -> Summary {
         let mounted = Summary { totals: self.mounted.totals(), unseen_bytes: 0 };
-        let containers = self.containers.iter().flatten().map(Container::summary);
+        let containers = self.containers.iter().flatten().map(|container| container.summary());
         containers.chain([mounted]).fold(self.gone, add)
     }
 }
