@@ -60,7 +60,6 @@ static SENT: AtomicU64 = AtomicU64::new(0);
 /// What of [`FOUND`] is not waited for any more.
 static FORGIVEN: AtomicU64 = AtomicU64::new(0);
 static LOOKED_AT: AtomicU64 = AtomicU64::new(0);
-static GIVEN_BACK_AT: AtomicU64 = AtomicU64::new(0);
 /// Somebody submits, and the last look was a while ago.
 static IS_ASKED: AtomicBool = AtomicBool::new(false);
 
@@ -213,6 +212,9 @@ pub struct Sweeper {
     kept: [Kept; KEPT],
     /// Places that the last walks have come by: mappings, then descriptors. The next one begins behind them.
     passed: u32,
+    given_back_at: u64,
+    /// Least time until the next attempt: longer after one that gave nothing back. What is mapped cannot be.
+    giving_back_ns: u64,
     walked_at: u64,
     walk_took: u64,
 }
@@ -224,6 +226,8 @@ struct Found {
     is_sent: bool,
     /// Are clean pages to be given back?
     gives_back: bool,
+    /// What of them was.
+    given_back: u64,
     unwritten: u64,
     /// Of it, what is on its way.
     writeback: u64,
@@ -234,7 +238,14 @@ struct Found {
 
 impl Sweeper {
     pub const fn new() -> Sweeper {
-        Sweeper { kept: [Kept { fd: -1, key: 0, dev: 0, is_met: false }; KEPT], passed: 0, walked_at: 0, walk_took: 0 }
+        Sweeper {
+            kept: [Kept { fd: -1, key: 0, dev: 0, is_met: false }; KEPT],
+            passed: 0,
+            given_back_at: 0,
+            giving_back_ns: GIVING_BACK_NS,
+            walked_at: 0,
+            walk_took: 0,
+        }
     }
 
     /// Looks, if it is time. How long until the next look, in nanoseconds; `None`: there is nothing to look at.
@@ -261,6 +272,12 @@ impl Sweeper {
             self.walk(before, &mut found, now);
         }
         settle(&found);
+        if found.gives_back {
+            self.given_back_at = now;
+            let is_worth_it = found.given_back > 0;
+            self.giving_back_ns =
+                if is_worth_it { GIVING_BACK_NS } else { self.giving_back_ns.saturating_mul(2).min(IDLE_NS) };
+        }
         if found.unwritten > 0 {
             FOUND_AT.store(now, Relaxed);
         } else if reasons == MAPS && idle_ns > IDLE_NS && !has_maps() {
@@ -273,10 +290,7 @@ impl Sweeper {
     }
 
     fn look_at_kept(&mut self, before: u64, now: u64) -> Found {
-        let gives_back = region::is_over_target() && now.wrapping_sub(GIVEN_BACK_AT.load(Relaxed)) > GIVING_BACK_NS;
-        if gives_back {
-            GIVEN_BACK_AT.store(now, Relaxed);
-        }
+        let gives_back = region::is_over_target() && now.wrapping_sub(self.given_back_at) > self.giving_back_ns;
         let unwritten = before.max(region::unwritten());
         let mut found = Found { is_sent: unwritten >= region::allowed() / 4, gives_back, ..Found::default() };
         for kept in self.kept.iter_mut().filter(|kept| kept.fd >= 0) {
@@ -394,7 +408,7 @@ impl Found {
                     self.dev = dev;
                     self.unwritten = self.unwritten.saturating_add(unseen);
                     self.writeback = self.writeback.saturating_add(stat.writeback.saturating_mul(PAGE));
-                    self.send(fd, stat.dirty, unseen);
+                    self.send(fd, &stat, unseen);
                     self.give_back(fd, stat.cached);
                 }
                 Some(unseen)
@@ -413,23 +427,26 @@ impl Found {
         }
     }
 
-    /// Starts writeback of what is dirty, of which so much was seen by nobody else.
-    fn send(&mut self, fd: c_int, dirty: u64, unseen: u64) {
-        if self.is_sent && dirty > 0 {
+    /// Starts writeback of what is dirty, of which so much was seen by nobody else. Not while the disk has enough to do: a page
+    /// that is stored to again on its way is written twice, and with it all of its folio.
+    fn send(&mut self, fd: c_int, stat: &sys::CacheStat, unseen: u64) {
+        if self.is_sent && stat.dirty > 0 && stat.writeback.saturating_mul(PAGE) < ledger::chunk() {
             sys::start_writeback(fd, 0, 0);
             let left = sys::cachestat(fd, 0, 0).unwrap_or_default().dirty;
-            let started = dirty.saturating_sub(left).saturating_mul(PAGE).min(unseen);
+            let started = stat.dirty.saturating_sub(left).saturating_mul(PAGE).min(unseen);
             self.started = self.started.saturating_add(started);
             TOTALS.swept_bytes.fetch_add(started, Relaxed);
             TOTALS.flushed_bytes.fetch_add(started, Relaxed);
         }
     }
 
-    fn give_back(&self, fd: c_int, cached: u64) {
+    fn give_back(&mut self, fd: c_int, cached: u64) {
         if self.gives_back {
             sys::drop_cache(fd, 0, 0);
             let left = sys::cachestat(fd, 0, 0).unwrap_or_default().cached;
-            TOTALS.dropped_bytes.fetch_add(cached.saturating_sub(left).saturating_mul(PAGE), Relaxed);
+            let dropped = cached.saturating_sub(left).saturating_mul(PAGE);
+            self.given_back = self.given_back.saturating_add(dropped);
+            TOTALS.dropped_bytes.fetch_add(dropped, Relaxed);
         }
     }
 }

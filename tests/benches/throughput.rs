@@ -4,8 +4,9 @@
 use freeboard_tests::cgroup::Group;
 use freeboard_tests::freeboard::Sidecar;
 use freeboard_tests::lab::{Lab, run};
+use freeboard_tests::pairs::{self, Pairs};
 use freeboard_tests::slow_disk::{Filesystem, SlowDisk};
-use freeboard_tests::{MB, MIB, pairs, programs};
+use freeboard_tests::{MB, MIB, programs};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -14,20 +15,26 @@ use std::process::Command;
 const AT_LEAST: f64 = 0.98;
 
 const SQLITE: &str = "
-import sqlite3, sys
+import os, sqlite3, sys
 database = sqlite3.connect(sys.argv[1], isolation_level=None)
 database.execute('PRAGMA synchronous = FULL')
 database.execute('CREATE TABLE readings (n INTEGER PRIMARY KEY, value TEXT)')
 for n in range(2000):
+    os.read(0, 1)
     database.execute('INSERT INTO readings VALUES (?, ?)', (n, 'x' * 200))
 ";
 
 struct Bench<'lab> {
-    group: Group<'lab>,
+    /// Where the plain program runs, and where the other does: what one has unwritten is no pressure on the other.
+    groups: [Group<'lab>; 2],
     sidecar: Sidecar,
 }
 
-impl Bench<'_> {
+impl<'lab> Bench<'lab> {
+    fn new(lab: &'lab Lab, limit_bytes: u64) -> Bench<'lab> {
+        Bench { groups: [0, 1].map(|_| Group::new(lab, limit_bytes)), sidecar: Sidecar::start(lab) }
+    }
+
     /// Runs what `command` makes, in so many pairs, with an empty directory to write to and an idle disk. One run of a short
     /// case takes up to a tenth more or less than the next, so it is run often.
     fn ratio(&self, name: &str, pairs: usize, disk: &SlowDisk, command: impl Fn(&Path) -> Command) {
@@ -41,20 +48,59 @@ impl Bench<'_> {
             if is_under {
                 self.sidecar.serves(&mut command);
             }
-            let run = self.group.run(&mut command);
+            let run = self.groups[usize::from(is_under)].run(&mut command);
             run.assert_ok(name);
             fs::remove_dir_all(&output).expect("cannot remove a directory");
             disk.settle();
             run.wall.as_secs_f64()
         });
-        let [low, ratio, high] = wall.ratio;
-        let verdict = if ratio >= AT_LEAST { "" } else { "  UNDER" };
-        let interval = format!("{low:.3} to {high:.3}");
-        println!(
-            "{name:44}{pairs:6}{:10.3}{:12.3}{ratio:10.3}{interval:>18}{AT_LEAST:10.2}{verdict}",
-            wall.plain, wall.under
-        );
+        print(name, pairs, &wall);
     }
+
+    /// The same of what can be fed to two programs in step.
+    fn ratio_in_step(
+        &self,
+        name: &str,
+        pairs: usize,
+        disk: &SlowDisk,
+        (feed, slice_bytes): (&[u8], usize),
+        command: impl Fn(&Path) -> Command,
+    ) {
+        if !is_wanted(name) {
+            return;
+        }
+        let outputs = ["plain", "under"].map(|name| disk.dir().join(name));
+        let start = |which: usize| {
+            fs::create_dir(&outputs[which]).expect("cannot make a directory");
+            let mut command = command(&outputs[which]);
+            if which == 1 {
+                self.sidecar.serves(&mut command);
+            }
+            let (input, feed) = std::io::pipe().expect("cannot make a pipe");
+            (self.groups[which].spawn_with_input(&mut command, input), feed)
+        };
+        let pair = |_| {
+            let [(plain, to_plain), (under, to_under)] = [0, 1].map(start);
+            let took = pairs::in_step(feed, slice_bytes, [to_plain, to_under]);
+            for (member, output) in [plain, under].into_iter().zip(&outputs) {
+                member.wait().assert_ok(name);
+                fs::remove_dir_all(output).expect("cannot remove a directory");
+            }
+            disk.settle();
+            took.map(|took| took.as_secs_f64())
+        };
+        print(name, pairs, &Pairs::of((0..pairs).map(pair)));
+    }
+}
+
+fn print(name: &str, pairs: usize, wall: &Pairs) {
+    let [low, ratio, high] = wall.ratio;
+    let verdict = if ratio >= AT_LEAST { "" } else { "  UNDER" };
+    let interval = format!("{low:.3} to {high:.3}");
+    println!(
+        "{name:44}{pairs:6}{:10.3}{:12.3}{ratio:10.3}{interval:>18}{AT_LEAST:10.2}{verdict}",
+        wall.plain, wall.under
+    );
 }
 
 /// Is it named on the command line, or nothing is? `cargo bench … -- sqlite`.
@@ -72,18 +118,21 @@ fn main() {
 
     println!("wall seconds, medians of so many pairs; of the ratio, with its 95 % interval");
     println!("{:44}{:>6}{:>10}{:>12}{:>10}{:>18}{:>10}", "", "pairs", "plain", "freeboard", "ratio", "", "at least");
-    let without_pressure = Bench { group: Group::new(&lab, 16_000 * MB), sidecar: Sidecar::start(&lab) };
+    let without_pressure = Bench::new(&lab, 16_000 * MB);
     without_pressure.ratio("fast disk: 2 GiB, 1 MiB writes, fdatasync", 11, &disk, |output| {
         let mut dd = Command::new("dd");
         dd.args(["if=/dev/zero", "bs=1M", "count=2048", "conv=fdatasync"]).arg(format!("of={}/file", output.display()));
         dd
     });
-    without_pressure.ratio("fast disk: untar of 20,000 small files", 61, &disk, |output| {
+    let archive = fs::read(&small_files).expect("cannot read the archive");
+    let untar = "fast disk: untar of 20,000 small files";
+    without_pressure.ratio_in_step(untar, 11, &disk, (&archive, 1 << 20), |output| {
         let mut untar = Command::new("tar");
-        untar.arg("--extract").arg("--file").arg(&small_files).arg("--directory").arg(output);
+        untar.arg("--extract").arg("--file=-").arg("--directory").arg(output);
         untar
     });
-    without_pressure.ratio("fast disk: 2,000 sqlite inserts with fsync", 41, &disk, |output| {
+    let inserts = "fast disk: 2,000 sqlite inserts with fsync";
+    without_pressure.ratio_in_step(inserts, 11, &disk, (&[0; 2000], 50), |output| {
         let mut insert = Command::new(&python);
         insert.args(["-c", SQLITE]).arg(output.join("database"));
         insert
@@ -91,7 +140,7 @@ fn main() {
     drop(without_pressure);
 
     let slow = SlowDisk::new(&lab, Filesystem::Xfs, 30 * MIB);
-    let small_limit = Bench { group: Group::new(&lab, 200 * MB), sidecar: Sidecar::start(&lab) };
+    let small_limit = Bench::new(&lab, 200 * MB);
     small_limit.ratio("slow disk: one 8 MiB file written 40 times", 25, &slow, |output| {
         let mut command = Command::new(&rewrite);
         command.arg(output.join("file"));

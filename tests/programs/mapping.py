@@ -1,5 +1,5 @@
-# mapping FROM TO: copies a file into a mapping of another, 1 MiB at a time, and says how many threads the process had
-# before, while it was mapped, and a while after.
+# mapping FROM TO [RATE]: copies a file into a mapping of another, 1 MiB at a time, at most RATE of them a second, and says
+# how many threads the process had before, while it was mapped, and a while after.
 import mmap
 import os
 import sys
@@ -16,7 +16,10 @@ size = os.fstat(source.fileno()).st_size
 target = open(sys.argv[2], "w+b")
 target.truncate(size)
 mapping = mmap.mmap(target.fileno(), size)
+rate = float(sys.argv[3]) if len(sys.argv) > 3 else float("inf")
+start = time.monotonic()
 for at in range(0, size, 1 << 20):
+    time.sleep(max(0, start + (at >> 20) / rate - time.monotonic()))
     piece = source.read(1 << 20)
     mapping[at : at + len(piece)] = piece
 mapped = threads()

@@ -90,11 +90,16 @@ impl<'lab> Group<'lab> {
 
     /// Starts a program in the group; what it prints is kept. A command belongs to its group and starts once.
     pub fn spawn(&self, command: &mut Command) -> Member<'_> {
+        self.spawn_with_input(command, Stdio::null())
+    }
+
+    /// The same, with something to read.
+    pub fn spawn_with_input(&self, command: &mut Command, input: impl Into<Stdio>) -> Member<'_> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let log = self.lab.dir().join(format!("output-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         let out = File::create(&log).expect("cannot make the program's log");
         let procs = File::options().write(true).open(self.dir.join("cgroup.procs")).expect("cannot open cgroup.procs");
-        command.stdin(Stdio::null()).stdout(out.try_clone().expect("cannot dup")).stderr(out);
+        command.stdin(input).stdout(out.try_clone().expect("cannot dup")).stderr(out);
         sys::enter_group_on_exec(command, procs);
         let start = Instant::now();
         let child = command.spawn().unwrap_or_else(|error| {

@@ -328,7 +328,7 @@ impl<'lab> Bench<'lab> {
 
     /// Runs a row under the library.
     pub fn outcome(&self, row: &Row) -> Outcome {
-        self.set_out(row);
+        let warm = self.set_out(row);
         let report = self.lab.dir().join("report.json");
         let _ = fs::remove_file(&report);
         let mut command = self.told(row, freeboard::counting(&row.command, &report));
@@ -341,6 +341,7 @@ impl<'lab> Bench<'lab> {
             Kind::Mapped => fs::metadata(self.file()).map_or(0, |file| file.len()),
             Kind::Direct => direct,
         };
+        drop(warm);
         self.clear();
         // a launcher that was killed leaves none
         let reported = |name| freeboard::reported_if_there(&report, name).map_or(0, |bytes| bytes as u64);
@@ -350,17 +351,18 @@ impl<'lab> Bench<'lab> {
 
     /// Runs a row plainly, on the same disk without its write limit.
     pub fn plain(&self, row: &Row) -> Run {
-        self.set_out(row);
+        let warm = self.set_out(row);
         self.disk.full_speed();
         let mut again = Command::new(row.command.get_program());
         again.args(row.command.get_args());
         let plain = measure(self.lab, row.limit_bytes, &mut self.told(row, again));
+        drop(warm);
         self.clear();
         plain
     }
 
     /// Makes the output's directory and what the row needs, on an idle disk, with the sources cached by nobody of the row's.
-    fn set_out(&self, row: &Row) {
+    fn set_out(&self, row: &Row) -> Vec<impl Drop> {
         self.disk.full_speed();
         fs::create_dir(&self.output).expect("cannot make the output directory");
         fs::set_permissions(&self.output, fs::Permissions::from_mode(0o777)).expect("cannot open a directory to all");
@@ -368,12 +370,8 @@ impl<'lab> Bench<'lab> {
             prepare(self);
         }
         self.disk.settle();
-        for file in [&self.source, &self.text] {
-            truth::make_warm(file);
-        }
-        for file in fs::read_dir(&self.tree).expect("cannot list the tree").flatten() {
-            truth::make_warm(&file.path());
-        }
+        let tree = fs::read_dir(&self.tree).expect("cannot list the tree").flatten().map(|file| file.path());
+        tree.chain([self.source.clone(), self.text.clone()]).map(|file| truth::keep_warm(&file)).collect()
     }
 
     fn clear(&self) {

@@ -42,11 +42,12 @@ impl Lab {
         Lab::open(test, false, no_root().or_else(no_slow_disk))
     }
 
-    /// A lab for a guest, whose disks are qemu's, and for the tests inside it. Runs alone.
+    /// A lab for a guest, whose disks are qemu's, and for the tests inside it. May run beside another one: a guest has one
+    /// processor, which qemu itself emulates.
     ///
     /// `None` as for [`Lab::alone`].
     pub fn for_guest(test: &str) -> Option<Lab> {
-        Lab::open(test, true, no_root())
+        Lab::open(test, false, no_root())
     }
 
     /// A lab for what makes its disks slow by itself. May run beside a shared one.

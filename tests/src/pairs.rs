@@ -1,5 +1,14 @@
 //! Benchmarks: the same thing plainly and under the library, in turns, so that what else the machine does meets both.
 
+use crate::sys;
+use std::io::{PipeWriter, Write};
+use std::time::{Duration, Instant};
+
+/// What a program is fed waits in a pipe of so many bytes, at most.
+const PIPE_BYTES: i32 = 1 << 20;
+/// How often is looked whether it has read them.
+const LOOK_EVERY: Duration = Duration::from_micros(50);
+
 /// What was measured in pairs.
 #[derive(Clone, Copy, Debug)]
 pub struct Pairs {
@@ -12,22 +21,56 @@ pub struct Pairs {
     pub ratio: [f64; 3],
 }
 
-/// Measures `pairs` times plainly (`false`) and under the library (`true`); every other pair the other way round.
-pub fn measure(pairs: usize, mut measure: impl FnMut(bool) -> f64) -> Pairs {
-    let (mut plain, mut under) = (Vec::new(), Vec::new());
-    for n in 0..pairs {
-        for is_under in if n % 2 == 0 { [false, true] } else { [true, false] } {
-            if is_under { &mut under } else { &mut plain }.push(measure(is_under));
+/// Feeds two programs that read their standard input the same bytes, a slice in turns, and says how long each had something
+/// to read. Two runs of a second differ by a tenth on a machine that is shared; two slices of a millisecond that follow one
+/// another do not.
+///
+/// # Panics
+/// Where a program does not read.
+pub fn in_step(feed: &[u8], slice_bytes: usize, mut inputs: [PipeWriter; 2]) -> [Duration; 2] {
+    let mut took = [Duration::ZERO; 2];
+    for input in &inputs {
+        sys::set_pipe_size(input, PIPE_BYTES).expect("cannot make the pipe larger");
+    }
+    for (n, slice) in feed.chunks(slice_bytes).enumerate() {
+        for which in if n % 2 == 0 { [0, 1] } else { [1, 0] } {
+            let start = Instant::now();
+            inputs[which].write_all(slice).expect("the program does not read");
+            while sys::unread_bytes(&inputs[which]).expect("cannot ask the pipe") > 0 {
+                std::thread::sleep(LOOK_EVERY);
+            }
+            took[which] += start.elapsed();
         }
     }
-    let mut ratios: Vec<f64> = plain.iter().zip(&under).map(|(plain, under)| plain / under).collect();
-    ratios.sort_unstable_by(f64::total_cmp);
-    // a median's place among n values is binomial: n / 2, give or take 1.96 x sqrt(n) / 2
-    let reach = 0.98 * (pairs as f64).sqrt();
-    let last = pairs.saturating_sub(1);
-    let low = (pairs as f64 / 2.0 - reach).max(0.0) as usize;
-    let ratio = [ratios[low], median(ratios.clone()), ratios[last - low]];
-    Pairs { plain: median(plain), under: median(under), ratio }
+    took
+}
+
+/// Measures `pairs` times plainly (`false`) and under the library (`true`); every other pair the other way round.
+pub fn measure(pairs: usize, mut measure: impl FnMut(bool) -> f64) -> Pairs {
+    let pair = |n| {
+        let mut pair = [0.0; 2];
+        for is_under in if n % 2 == 0 { [false, true] } else { [true, false] } {
+            pair[usize::from(is_under)] = measure(is_under);
+        }
+        pair
+    };
+    Pairs::of((0..pairs).map(pair))
+}
+
+impl Pairs {
+    /// Of pairs of a plain figure and one under the library.
+    pub fn of(pairs: impl Iterator<Item = [f64; 2]>) -> Pairs {
+        let (plain, under): (Vec<f64>, Vec<f64>) = pairs.map(|[plain, under]| (plain, under)).unzip();
+        let pairs = plain.len();
+        let mut ratios: Vec<f64> = plain.iter().zip(&under).map(|(plain, under)| plain / under).collect();
+        ratios.sort_unstable_by(f64::total_cmp);
+        // a median's place among n values is binomial: n / 2, give or take 1.96 x sqrt(n) / 2
+        let reach = 0.98 * (pairs as f64).sqrt();
+        let last = pairs.saturating_sub(1);
+        let low = (pairs as f64 / 2.0 - reach).max(0.0) as usize;
+        let ratio = [ratios[low], median(ratios.clone()), ratios[last - low]];
+        Pairs { plain: median(plain), under: median(under), ratio }
+    }
 }
 
 /// The middle one; the mean of the two in the middle where their number is even.

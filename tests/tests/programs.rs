@@ -36,9 +36,10 @@ impl<'lab> Bench<'lab> {
     fn both(&mut self, name: &str, command: &Command, arrived: impl Fn(&Bench)) {
         for under in [false, true] {
             fs::create_dir(&self.output).expect("cannot make the output directory");
-            truth::make_warm(&self.source);
             let mut command = if under { freeboard::under(command, None) } else { again(command) };
+            let warm = truth::keep_warm(&self.source);
             let run = measure(self.lab, LIMIT, &mut command);
+            drop(warm);
             self.disk.settle();
             if under && run.status.success() {
                 arrived(self);

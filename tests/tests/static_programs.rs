@@ -60,7 +60,6 @@ fn both(lab: &Lab, disk: &SlowDisk, source: &Path, output: &Path, cases: &[Case]
     for (name, command, arrived) in cases {
         for under in [false, true] {
             fs::create_dir(output).expect("cannot make the output directory");
-            truth::make_warm(source);
             let mut command = if under {
                 run_with(&["--quiet", "--report", &path_str(&report)], command)
             } else {
@@ -68,7 +67,9 @@ fn both(lab: &Lab, disk: &SlowDisk, source: &Path, output: &Path, cases: &[Case]
                 plain.args(command.get_args());
                 plain
             };
+            let warm = truth::keep_warm(source);
             let run = measure(lab, LIMIT, &mut command);
+            drop(warm);
             disk.settle();
             if under && run.status.success() {
                 arrived(&report);
@@ -181,7 +182,7 @@ fn no_write_is_lost_with_the_launcher() {
     let test = "kill -9 of the launcher";
     let Some(lab) = Lab::shared(test) else { return };
     let (disk, source, copy) = disk_with_source(&lab);
-    truth::make_warm(&source);
+    let _warm = truth::keep_warm(&source);
     let group = Group::new(&lab, LIMIT);
     let launcher = group.spawn(&mut run_with(&["--quiet"], &dd(&source, &copy)));
     std::thread::sleep(Duration::from_secs(3));
