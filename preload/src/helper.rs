@@ -16,7 +16,7 @@ use crate::sweep::Sweeper;
 use crate::sys::{self, raw};
 use crate::{ledger, probe, process, region, sweep};
 use core::ffi::CStr;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use freeboard_budget::Mode;
 use libc::c_int;
@@ -105,6 +105,8 @@ static BELL: AtomicU32 = AtomicU32::new(0);
 /// The device whose commit or sync the helper is in; 0: none.
 static WAITS_FOR_DEV: AtomicU64 = AtomicU64::new(0);
 /// The place of the next job; the table is a ring, oldest first behind it.
+/// Calls under way that want no thread of ours beside them.
+static ALONE: AtomicU32 = AtomicU32::new(0);
 static NEXT: AtomicU32 = AtomicU32::new(0);
 static STACK: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 const STACK_BYTES: usize = 64 << 10;
@@ -112,6 +114,7 @@ const STACK_BYTES: usize = 64 << 10;
 /// A child of fork has no helper.
 pub fn reset() {
     TID.store(0, Relaxed);
+    ALONE.store(0, Relaxed);
     for flag in [&LEAVING, &DISMISSED, &REFUSED, &LATE] {
         flag.store(false, Relaxed);
     }
@@ -129,9 +132,11 @@ fn is_unavailable() -> bool {
     UNAVAILABLE.load(Relaxed) || REFUSED.load(Relaxed)
 }
 
-/// Ends the thread, and waits for that unless it is in the middle of a long call.
+/// Ends the thread, and waits for that unless it is in the middle of a long call. None is made until [`readmit`].
 pub fn dismiss() {
-    let tid = TID.load(Acquire);
+    // either this is seen by who makes one, or what they make is seen here
+    ALONE.fetch_add(1, SeqCst);
+    let tid = TID.load(SeqCst);
     if tid == 0 {
         return;
     }
@@ -144,6 +149,11 @@ pub fn dismiss() {
         }
         sys::sleep_ns(1_000_000);
     }
+}
+
+/// What [`dismiss`] was for has been done.
+pub fn readmit() {
+    ALONE.fetch_sub(1, SeqCst);
 }
 
 /// Asks for a commit of a remote file that is open in the application: what `file.syncing` holds is credited when it is
@@ -202,9 +212,10 @@ pub fn keep(file: &'static File, fd: c_int, charge: u64, drops: bool) -> Kept {
         return if is_unavailable() { Kept::Never } else { Kept::NotYet };
     }
     // it waits for the same disk: so may the caller
-    let otherwise = || if WAITS_FOR_DEV.load(Relaxed) == file.dev() { Kept::NotYet } else { Kept::Never };
-    if LATE.load(Relaxed) {
-        return otherwise();
+    let is_same_disk = || WAITS_FOR_DEV.load(Relaxed) == file.dev();
+    if LATE.load(Relaxed) && !is_same_disk() {
+        ring(); // it may have gone to sleep just before it was called late
+        return Kept::Never;
     }
     let from = if drops { file.droppable_from() } else { u64::MAX };
     let Some(job) = post(fd, file, charge, Some(from)) else { return Kept::NotYet };
@@ -215,7 +226,7 @@ pub fn keep(file: &'static File, fd: c_int, charge: u64, drops: bool) -> Kept {
             POSTED => {
                 if job.state.compare_exchange(POSTED, FREE, AcqRel, Acquire).is_ok() {
                     LATE.store(true, Relaxed);
-                    return otherwise();
+                    return if is_same_disk() { Kept::NotYet } else { Kept::Never };
                 }
             }
             FAILED => {
@@ -301,8 +312,12 @@ fn wake(word: &AtomicU32) {
 
 /// Makes sure that the thread runs.
 fn start() -> bool {
-    if TID.load(Acquire) != 0 || TID.compare_exchange(0, -1, AcqRel, Relaxed).is_err() {
+    if TID.load(Acquire) != 0 || TID.compare_exchange(0, -1, SeqCst, Relaxed).is_err() {
         return !LEAVING.load(Acquire) && !DISMISSED.load(Acquire);
+    }
+    if ALONE.load(SeqCst) != 0 {
+        TID.store(0, Release);
+        return false;
     }
     let mut stack = STACK.load(Acquire);
     if stack.is_null() {

@@ -300,10 +300,14 @@ fn forked(result: pid_t) -> pid_t {
 /// changes what each thread may do, of which libc tells only its own: without ours. One that sweeps is made anew after
 /// it.
 pub fn alone<T>(call: impl FnOnce() -> T) -> T {
-    if process::is_ours() {
+    let is_ours = process::is_ours();
+    if is_ours {
         helper::dismiss();
     }
     let result = call();
+    if is_ours {
+        helper::readmit();
+    }
     sweep::again();
     result
 }

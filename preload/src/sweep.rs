@@ -106,7 +106,7 @@ pub fn mapped(bytes: usize, protection: c_int, flags: c_int, fd: c_int) {
 fn mapped_shared(fd: c_int) {
     if REASONS.load(Relaxed) & MAPS == 0 && process::is_ours() && is_on_disk(fd) {
         begin(MAPS);
-    } else if is_left_alone() {
+    } else if is_left_alone() && process::is_ours() {
         region::refresh();
     }
 }
@@ -427,10 +427,11 @@ impl Found {
         }
     }
 
-    /// Starts writeback of what is dirty, of which so much was seen by nobody else. Not while the disk has enough to do: a page
-    /// that is stored to again on its way is written twice, and with it all of its folio.
+    /// Starts writeback of what is dirty, of which so much was seen by nobody else. Where it may be stored to, not while the
+    /// disk has enough to do: a page that is stored to again on its way is written twice, and with it all of its folio.
     fn send(&mut self, fd: c_int, stat: &sys::CacheStat, unseen: u64) {
-        if self.is_sent && stat.dirty > 0 && stat.writeback.saturating_mul(PAGE) < ledger::chunk() {
+        let may_go = REASONS.load(Relaxed) & MAPS == 0 || stat.writeback.saturating_mul(PAGE) < ledger::chunk();
+        if self.is_sent && stat.dirty > 0 && may_go {
             sys::start_writeback(fd, 0, 0);
             let left = sys::cachestat(fd, 0, 0).unwrap_or_default().dirty;
             let started = stat.dirty.saturating_sub(left).saturating_mul(PAGE).min(unseen);
@@ -453,7 +454,13 @@ impl Found {
 
 /// Puts what was found on the ledger's account, in place of what was found before.
 fn settle(found: &Found) {
-    let forgiven = FORGIVEN.fetch_min(found.unwritten, Relaxed).min(found.unwritten);
+    // what was sent from here, and is not on its way any more, has arrived; the oldest first, which is not waited for
+    let sent = SENT.load(Relaxed);
+    let left = sent.min(found.writeback);
+    SENT.store(left.saturating_add(found.started), Relaxed);
+    TOTALS.confirmed_bytes.fetch_add(sent - left, Relaxed);
+    let forgiven = FORGIVEN.load(Relaxed).saturating_sub(sent - left).min(found.unwritten);
+    FORGIVEN.store(forgiven, Relaxed);
     let owed = found.unwritten - forgiven;
     let before = FOUND.swap(owed, AcqRel);
     if owed > before {
@@ -461,11 +468,6 @@ fn settle(found: &Found) {
     } else {
         ledger::credit(before - owed);
     }
-    // what was sent from here, and is not on its way any more, has arrived
-    let sent = SENT.load(Relaxed);
-    let left = sent.min(found.writeback);
-    SENT.store(left.saturating_add(found.started), Relaxed);
-    TOTALS.confirmed_bytes.fetch_add(sent - left, Relaxed);
     if owed == 0 && before == 0 {
         return;
     }
@@ -693,8 +695,13 @@ mod tests {
             )
         };
         assert!(is_wanted(&written) && !is_wanted(&read));
-        let mut numbers = Vec::new();
-        each_descriptor(|_, number| numbers.push(str::from_utf8(number).unwrap().parse().unwrap()));
+        // as the helper's thread does it: by the table of another
+        let listed = std::thread::spawn(|| {
+            let mut numbers = Vec::new();
+            each_descriptor(|_, number| numbers.push(str::from_utf8(number).unwrap().parse().unwrap()));
+            numbers
+        });
+        let numbers: Vec<c_int> = listed.join().unwrap();
         assert!(numbers.contains(&written.as_raw_fd()) && numbers.contains(&read.as_raw_fd()), "{numbers:?}");
         std::fs::remove_file(&path).unwrap();
     }

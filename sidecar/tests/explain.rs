@@ -103,7 +103,7 @@ fn what_was_just_written_is_unwritten_and_then_clean() {
     assert_eq!(answer["verdict_is_inferred"], false);
     assert_eq!(answer["freeboard"]["can"], true);
     assert_eq!(answer["files"][0]["path"], file.to_str().unwrap(), "{answer:#}");
-    assert_eq!(answer["files"][0]["cached_bytes"], FILL);
+    assert!(answer["files"][0]["cached_bytes"].as_u64() > Some(FILL / 2), "{answer:#}");
     assert!(answer["files"][0]["unwritten_bytes"].as_u64() > Some(FILL / 2), "{answer:#}");
     assert_eq!(answer["files"][0]["pid"], inhabitant.0.id());
 

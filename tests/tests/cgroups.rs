@@ -2,6 +2,7 @@
 //! kill.
 
 use freeboard_budget::cgroup::Version;
+use freeboard_budget::law::COUNTER_LAG;
 use freeboard_tests::cgroup::Group;
 use freeboard_tests::freeboard::{self, Sidecar};
 use freeboard_tests::lab::{self, Lab};
@@ -72,7 +73,12 @@ fn four_containers_share_their_pods_limit() {
     disk.settle();
     outputs.iter().for_each(|output| truth::assert_same(output, &source));
     assert_eq!((figures.limit_hits, figures.oom_kills), (0, 0));
-    assert!(figures.peak_usage_bytes <= 120 * MB + 4 * MIB, "peak usage {}", figures.peak_usage_bytes);
+    // four calls of 1 MiB, what the kernel counts late, and what the disk writes in 5 ms
+    assert!(
+        figures.peak_usage_bytes <= 120 * MB + 5 * MIB + 2 * COUNTER_LAG,
+        "peak usage {}",
+        figures.peak_usage_bytes
+    );
     drop(containers);
 }
 

@@ -182,7 +182,7 @@ fn no_write_is_lost_with_the_launcher() {
     let test = "kill -9 of the launcher";
     let Some(lab) = Lab::shared(test) else { return };
     let (disk, source, copy) = disk_with_source(&lab);
-    let _warm = truth::keep_warm(&source);
+    let warm = truth::keep_warm(&source);
     let group = Group::new(&lab, LIMIT);
     let launcher = group.spawn(&mut run_with(&["--quiet"], &dd(&source, &copy)));
     std::thread::sleep(Duration::from_secs(3));
@@ -202,6 +202,7 @@ fn no_write_is_lost_with_the_launcher() {
         std::thread::sleep(Duration::from_millis(20));
     }
     println!("{test}: {} MiB were written, all {} after {:?} more", before / MIB, DATA / MIB, start.elapsed());
+    drop(warm);
     disk.settle();
     truth::assert_same(&copy, &source);
     assert_eq!(group.figures().oom_kills, 0);

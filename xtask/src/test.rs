@@ -24,11 +24,13 @@ pub fn run() -> anyhow::Result<()> {
     let sh = Shell::new()?;
     step("formatting", cmd!(sh, "cargo fmt --all --check"))?;
     step("lints", cmd!(sh, "cargo clippy --workspace --all-targets --quiet -- -D warnings"))?;
-    step("unit tests", cmd!(sh, "cargo test --workspace --exclude freeboard-tests --no-fail-fast"))?;
+    step("debug build", cmd!(sh, "cargo test --workspace --no-run --quiet"))?;
     // in a target directory of its own: the flag would rebuild the workspace
     let model = cmd!(sh, "cargo test --release --package freeboard-budget --test loom --target-dir target/loom");
     step("model check of the shared memory", model.env("RUSTFLAGS", "--cfg loom"))?;
+    // nothing else is under way from here on: some wait for something to happen within seconds
     given_away.join().map_err(|_| anyhow!("the release build panicked"))??;
+    step("unit tests", cmd!(sh, "cargo test --workspace --exclude freeboard-tests --no-fail-fast"))?;
     // Two at a time: most cases wait for a throttled disk of their own, and those that measure lock the others out.
     // Not captured: the figures are a result too.
     let options = ["--test-threads=2", "--nocapture"];

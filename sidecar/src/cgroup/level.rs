@@ -15,7 +15,7 @@ const SMALL_BYTES: usize = 1 << 10;
 
 /// Opens a file of a cgroup for reading.
 fn open(dir: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
-    openat(dir, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    openat(dir, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// One kept file of a cgroup.

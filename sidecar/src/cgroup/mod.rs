@@ -97,9 +97,14 @@ impl Group {
                 break false;
             }
             match open_dir(&at, "..") {
-                // before Linux 5.11 a v1 group can be told not to count what is below it
-                Ok(parent) if level::counts_alone(&parent) => break true,
-                Ok(parent) if version_of(&parent) == Some(version) => at = parent,
+                // only of a cgroup: what else a client hands over may hold anything.
+                // Before Linux 5.11 a v1 group can be told not to count what is below it.
+                Ok(parent) if version_of(&parent) == Some(version) => {
+                    if level::counts_alone(&parent) {
+                        break true;
+                    }
+                    at = parent;
+                }
                 _ => break false,
             }
         };

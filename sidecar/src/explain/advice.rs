@@ -94,13 +94,19 @@ pub fn next(
         Kind::Slab => {
             let slabs = tool("slabtop -o -s c".into(), "which caches are large, over the whole node (root)");
             let own = group.map(|group| {
-                tool(format!("grep slab {group}/memory.stat"), "what of it can be given back (cgroup v2)")
+                tool(format!("grep slab {}/memory.stat", quoted(group)), "what of it can be given back (cgroup v2)")
             });
             std::iter::once(slabs).chain(own).collect()
         }
         Kind::Tmpfs => vec![
-            tool(format!("du -ax {} | sort -n | tail", mount.unwrap_or("/dev/shm")), "which files lie there"),
+            tool(format!("du -ax {} | sort -n | tail", quoted(mount.unwrap_or("/dev/shm"))), "which files lie there"),
             tool("ipcs -m".into(), "shared memory without a file"),
         ],
     }
+}
+
+/// A path as a shell takes it for one word: it is the container's own choice, and the command is made to be pasted.
+fn quoted(path: &str) -> String {
+    let is_plain = |sign: char| sign.is_ascii_alphanumeric() || "/._-:@".contains(sign);
+    if path.chars().all(is_plain) { path.into() } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }

@@ -119,6 +119,9 @@ impl Lines {
         let shown = if head == self.last { "" } else { head };
         self.last = head;
         // writing to a string does not fail
-        let _ = writeln!(self.text, "{shown:<12}{}", words.as_ref().trim_end());
+        // names are the container's own choice, and are not to speak to the terminal
+        let harmless = |sign: char| if sign.is_control() { char::REPLACEMENT_CHARACTER } else { sign };
+        let words: String = words.as_ref().trim_end().chars().map(harmless).collect();
+        let _ = writeln!(self.text, "{shown:<12}{words}");
     }
 }

@@ -10,6 +10,8 @@ use freeboard_budget::layout::Container as Row;
 use freeboard_budget::layout::{BUDGET_FILE, CONTAINER_LIVE, STALE_MS, budget_layout};
 use freeboard_config::Workload;
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Duration;
@@ -43,7 +45,7 @@ impl Source {
             let group = open_path(&path).map_err(|error| anyhow!(error))?;
             return Ok(Source::Own(group, path.display().to_string()));
         };
-        File::open(dir.join(BUDGET_FILE)).with_context(|| {
+        open_file(&dir.join(BUDGET_FILE)).with_context(|| {
             format!("there is no region in {}; mend: give the directory of `freeboard sidecar --region`", dir.display())
         })?;
         let budget = Seen::new(budget_layout()).context("no memory")?;
@@ -87,6 +89,12 @@ fn own(group: &Group, name: &str) -> Result<Container> {
     Ok(Container { id: group.id, name: name.to_owned(), water, writers: Vec::new() })
 }
 
+/// A file of a region, whose directory is whoever's may write there: not what would have the terminal wait.
+pub(super) fn open_file(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a file")) }
+}
+
 fn limit(bytes: u64) -> Option<u64> {
     Some(bytes).filter(|&bytes| bytes != u64::MAX)
 }
@@ -94,7 +102,7 @@ fn limit(bytes: u64) -> Option<u64> {
 impl Region {
     fn look(&mut self, now: Duration) -> Result<Sample> {
         let place = self.dir.join(BUDGET_FILE);
-        let budget = File::open(&place).with_context(|| format!("{} is gone", place.display()))?;
+        let budget = open_file(&place).with_context(|| format!("{} is gone", place.display()))?;
         let pulse = self.budget.copy(&budget).map_err(|error| anyhow!("{}: {error}", place.display()))?;
         if self.beat.is_none_or(|(tick, _)| tick != pulse.tick) {
             self.beat = Some((pulse.tick, now));

@@ -2,6 +2,7 @@
 //! the sidecar has it, in `/proc/PID/fd`: by its own user, in its own container, or by root on the node.
 
 use super::model::{Container, Counted};
+use super::source::open_file;
 use crate::cgroup::directory_of;
 use crate::region::SLOTS;
 use crate::region::seen::Seen;
@@ -57,7 +58,7 @@ impl Writers {
             self.sidecar = holder(budget).map(|fds| (generation, fds));
         }
         let mut all = Vec::new();
-        if let Ok(file) = File::open(dir.join(COUNTERS_FILE)) {
+        if let Ok(file) = open_file(&dir.join(COUNTERS_FILE)) {
             self.read(&file, &mut all);
         }
         let Some((_, fds)) = self.sidecar.clone() else {

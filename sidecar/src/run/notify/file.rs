@@ -174,6 +174,7 @@ impl File {
     /// Looks at the page cache. Where that cannot be seen nothing has arrived but what the group's own number says:
     /// `group_bytes` are unwritten in all.
     pub fn look(&mut self, group_bytes: u64) {
+        let before = self.unwritten_bytes();
         let stat = if self.blind { None } else { sys::cachestat(self.own.as_fd()).ok() };
         self.unwritten_bytes = match stat {
             Some(stat) => {
@@ -187,7 +188,9 @@ impl File {
                 self.unwritten_bytes().min(group_bytes)
             }
         };
-        self.forgiven_bytes = self.forgiven_bytes.min(self.unwritten_bytes);
+        // the oldest arrives first, and that is what was forgiven
+        let arrived = before.saturating_sub(self.unwritten_bytes);
+        self.forgiven_bytes = self.forgiven_bytes.saturating_sub(arrived).min(self.unwritten_bytes);
         self.fresh_bytes = 0;
     }
 
