@@ -121,9 +121,11 @@ static void limited_later(void) {
   make();
   close(create(".ready", 0));
   while (access(named(".go"), F_OK)) usleep(10000);
-  int fd = create(".small", 0);
+  // whoever writes to a file for the first time looks whether there is a limit
   for (int n = 0; n < 100; n++, usleep(10000)) {
+    int fd = create(".small", 0);
     if (write(fd, "x", 1) != 1) fail("write");
+    close(fd);
   }
   store();
 }

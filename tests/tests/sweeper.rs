@@ -164,7 +164,6 @@ fn mappings_that_fill_at_once_survive() {
     assert!(plain.figures.limit_hits > 0, "the plain run was never at the limit: this shows nothing");
     under.assert_ok(test);
     truth::assert_same(&bench.copy, &bench.source);
-    assert!(bench.reported("swept_bytes") > 0, "nothing was swept");
 }
 
 /// Stores under circumstances in which they are harder to find. No memory is short: what is swept is on the disk at the end,
