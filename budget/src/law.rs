@@ -119,7 +119,8 @@ pub fn judge(level: &Level, speed: Option<u64>) -> Verdict {
     // A fast disk makes more than that clean before somebody looks again: that is at most for as long as it takes to notice
     // that nobody does. Until it is measured that may be more than fits, but clean: to drop for what a disk may be would cost
     // whoever reads back what was written (an sqlite load at 120 MB: two thirds of it came from the disk).
-    let arriving = speed.map_or(0, |speed| speed / 1000 * STALE_MS);
+    // A disk that takes longer for what is wanted makes no more clean than is counted already.
+    let arriving = speed.map_or(0, |speed| speed / 1000 * STALE_MS).saturating_sub(wanted);
     Verdict {
         allowed,
         drop: usage_soon.saturating_add(arriving) > level.target,
