@@ -70,7 +70,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Whether this test can make cgroups; says loudly where it cannot.
 pub fn can_make_cgroups(test: &str) -> bool {
-    let able = rustix::process::geteuid().is_root() && CgroupDir::make("probe").is_some();
+    let able = rustix::process::geteuid().is_root() && CgroupDir::make(&format!("probe-{test}")).is_some();
     if !able {
         eprintln!("SKIPPED {test}: needs root and a memory cgroup that it may make groups in");
         assert!(std::env::var_os("CI").is_none(), "CI must be able to run this");
