@@ -8,7 +8,7 @@
 use crate::flush::How;
 use crate::ledger::{self, word};
 use crate::sys::Stat;
-use crate::{process, region, sys};
+use crate::{look, process, region, sys};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 use freeboard_budget::Mode;
@@ -18,6 +18,8 @@ use libc::c_int;
 const FILES: usize = 1024;
 /// The smallest grant worth making, 64 KiB.
 const GRANT_CLASS_MIN: u64 = word::class_within(64 << 10);
+/// The first grant of a file, 128 KiB: most small files never need another.
+const GRANT_CLASS_FIRST: u64 = word::class_within(128 << 10);
 /// Least time between two drops of a whole file.
 const SWEEP_NS: u64 = 250_000_000;
 /// What was queued and has not come for so long stands for pages that were written again, or that failed.
@@ -176,7 +178,7 @@ pub fn open(stat: &Stat, fd: c_int, how: How, mode: Mode, append: bool) -> Optio
     file.set_last_fd(fd);
     file.old_end.store(stat.size, Relaxed);
     file.kept_from.store(stat.size, Relaxed);
-    file.class.store(GRANT_CLASS_MIN as u32 - 2, Relaxed);
+    file.class.store(GRANT_CLASS_FIRST as u32 - 2, Relaxed);
     file.swept_ns.store(0, Relaxed);
     file.current_bytes.store(0, Relaxed);
     file.syncing.store(0, Relaxed);
@@ -400,13 +402,15 @@ impl File {
         if region::is_over_target() { 0 } else { self.old_end().next_multiple_of(ledger::PAGE) }
     }
 
-    /// Grants the small calls that follow some room of their own: what is missing to a chunk, or a quarter of one where
-    /// that is more, but at most an eighth of what the window has left, because it counts as owed until it is used or
-    /// harvested.
+    /// Grants the small calls that follow some room of their own: a chunk; where full chunks are sent, what is missing to
+    /// one, or a quarter of one where that is more. At most an eighth of what the window has left, because it counts as
+    /// owed until it is used or harvested.
     pub fn grant(&self) {
         let room = ledger::window().saturating_sub(ledger::owed()) / 8;
         let chunk = ledger::chunk();
-        let class = word::class_within(room.min(chunk.saturating_sub(self.current()).max(chunk / 4)));
+        let is_sent = ledger::is_filling() || look::is_prompt(self);
+        let wanted = if is_sent { chunk.saturating_sub(self.current()).max(chunk / 4) } else { chunk };
+        let class = word::class_within(room.min(wanted));
         // fourfold each time, so that a file that is written little keeps little
         let class = class.min(u64::from(self.class.load(Relaxed)) + 2);
         if class >= GRANT_CLASS_MIN && ledger::reserve(word::grant(class)) {

@@ -69,7 +69,10 @@ static TRIED_AT: AtomicU64 = AtomicU64::new(0);
 static LAST_TICK: AtomicU64 = AtomicU64::new(0);
 static LAST_TICK_AT: AtomicU64 = AtomicU64::new(0);
 static COPIED_AT: AtomicU64 = AtomicU64::new(0);
+/// The word of the policy that was noticed last; 0: none yet.
 static POLICY_SEEN: AtomicU64 = AtomicU64::new(0);
+/// No policy's word: the last one was of another sidecar.
+const ANOTHERS: u64 = u64::MAX;
 static EXCLUDED: AtomicBool = AtomicBool::new(false);
 /// A rule says `always` for some file of this process.
 static ALWAYS: AtomicBool = AtomicBool::new(false);
@@ -443,6 +446,9 @@ fn attach(apart: &Apart, now: u64) {
             row.claim(apart, Name::NONE, pid_container(attachment.container), tick);
         }
         EXCLUDED.store(is_excluded(&attachment.budget), Relaxed);
+        if known.is_some() {
+            POLICY_SEEN.store(ANOTHERS, Relaxed); // its rules may be others, though their word is the same
+        }
     }
     // an answer on the socket is a sign of life; a file is alive when its tick is seen to move
     LAST_TICK.store(tick, Relaxed);

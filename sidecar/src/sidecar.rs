@@ -4,7 +4,7 @@ use crate::cli::Sidecar;
 use crate::service::{self, Service};
 use crate::signals::{Request, Requests};
 use crate::{library, metrics, say};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use freeboard_config::Workload;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::unix::fs::MetadataExt;
@@ -83,10 +83,17 @@ impl<'a> WorkloadFile<'a> {
     /// Reads it and puts it in force, or says why not.
     fn reload(&mut self, service: &Service) {
         self.read = stamp(self.path);
-        match service.reload(Workload::load(self.path).map_err(Into::into)) {
+        match service.reload(self.load()) {
             Ok(()) => say(&format!("{}: read again, and in force", self.path.display())),
             Err(error) => say(&format!("{error:#}\nfreeboard: {}: what was in force stays", self.path.display())),
         }
+    }
+
+    /// Never waits for somebody to write, as a FIFO would have it: this thread is the one that ends the sidecar.
+    fn load(&self) -> Result<Workload> {
+        let is_ordinary = std::fs::metadata(self.path).map_or(true, |there| there.is_file());
+        ensure!(is_ordinary, "{}: not an ordinary file by now; mend: put one there", self.path.display());
+        Ok(Workload::load(self.path)?)
     }
 }
 

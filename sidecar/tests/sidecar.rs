@@ -6,7 +6,7 @@ use freeboard_budget::Mode;
 use freeboard_budget::layout::{CONTAINER_LIVE, Container, Header, Kind, budget_layout};
 use freeboard_budget::protocol::{MAGIC, STATUS_FULL, STATUS_NOT_A_CGROUP, STATUS_OK, STATUS_VERSION};
 use rustix::fd::AsFd;
-use rustix::fs::{SealFlags, fcntl_get_seals};
+use rustix::fs::{CWD, FileType, SealFlags, fcntl_get_seals, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::io::{BufRead, Read};
@@ -240,7 +240,13 @@ fn it_ends_when_told_and_leaves_the_region() {
 fn the_workload_file_is_read_again_and_a_bad_one_changes_nothing() {
     let config = tempfile::tempdir().unwrap();
     let file = config.path().join("workload.toml");
-    std::fs::write(&file, "").unwrap();
+    let next = config.path().join("next");
+    // in one step: a file that is found empty is a valid one
+    let put = |text: &str| {
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(&next, &file).unwrap();
+    };
+    put("");
     let mut sidecar = Sidecar::start(&["--config", file.to_str().unwrap()]);
     let mut said = std::io::BufReader::new(sidecar.process.stderr.take().unwrap());
     let mut line = || {
@@ -254,11 +260,11 @@ fn the_workload_file_is_read_again_and_a_bad_one_changes_nothing() {
     };
     assert_eq!(mode(), Mode::Auto as u8);
 
-    std::fs::write(&file, "[writes]\nmode = \"off\"\n").unwrap();
+    put("[writes]\nmode = \"off\"\n");
     assert_eq!(line(), format!("freeboard: {}: read again, and in force\n", file.display()));
     assert_eq!(mode(), Mode::Off as u8);
 
-    std::fs::write(&file, "[writes]\nmode = \"of\"\n").unwrap();
+    put("[writes]\nmode = \"of\"\n");
     let refused = line();
     assert!(refused.contains("workload.toml:2:8") && refused.contains("mend: "), "{refused}");
     assert!(line().ends_with("what was in force stays\n"));
@@ -268,9 +274,11 @@ fn the_workload_file_is_read_again_and_a_bad_one_changes_nothing() {
     assert!(line().contains("workload.toml"));
     assert!(line().ends_with("what was in force stays\n"));
 
-    let next = config.path().join("next");
-    std::fs::write(&next, "[writes]\nmode = \"always\"\n").unwrap();
-    std::fs::rename(&next, &file).unwrap();
+    mknodat(CWD, &file, FileType::Fifo, 0o644.into(), 0).unwrap();
+    assert!(line().contains("not an ordinary file"));
+    assert!(line().ends_with("what was in force stays\n"));
+
+    put("[writes]\nmode = \"always\"\n");
     assert!(line().ends_with("in force\n"));
     signal(&sidecar, Signal::HUP);
     assert!(line().ends_with("in force\n"), "it reads again when told, changed or not");

@@ -1,4 +1,4 @@
-// rewrite FILE: writes the same 8 MiB forty times, in blocks of 64 KiB.
+// rewrite FILE: writes the same 8 MiB forty times, in blocks of 64 KiB; a block for each byte of its standard input.
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,6 +13,11 @@ int main(int argc, char **argv) {
   for (int time = 0; time < TIMES; time++) {
     memset(block, time, BLOCK);
     for (int n = 0; n < BLOCKS; n++) {
+      char byte;
+      if (read(STDIN_FILENO, &byte, 1) != 1) {
+        fprintf(stderr, "rewrite: not told to write block %d\n", n);
+        return 1;
+      }
       if (pwrite(fd, block, BLOCK, (off_t)n * BLOCK) != BLOCK) {
         perror("rewrite");
         return 1;

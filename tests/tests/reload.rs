@@ -12,6 +12,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+/// Writes 20 MiB a second, and 240 MiB in all.
+const WRITER: &str = "
+import os, sys, time
+output = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+for _ in range(960):
+    os.write(output, bytes(256 << 10))
+    time.sleep(0.0125)
+";
+
 /// A directory as a ConfigMap is mounted, and a sidecar that reads the workload file in it.
 struct Configured {
     dir: PathBuf,
@@ -23,18 +32,21 @@ impl Configured {
     fn start(lab: &Lab, workload: &str) -> Configured {
         let dir = lab.dir().join("config");
         fs::create_dir_all(dir.join("region")).expect("cannot make the region's directory");
-        let mut command = Command::new(freeboard::program());
-        command.arg("sidecar").arg("--region").arg(dir.join("region")).arg("--socket").arg(dir.join("socket"));
-        command.arg("--config").arg(dir.join("workload.toml"));
         symlink("..data/workload.toml", dir.join("workload.toml")).expect("cannot make a link");
         put(&dir, 0, workload);
-        let sidecar = command.spawn().expect("cannot start the sidecar");
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !dir.join("socket").exists() {
-            assert!(Instant::now() < deadline, "the sidecar does not listen");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Configured { dir, sidecar, versions: 0 }
+        Configured { sidecar: sidecar(&dir), dir, versions: 0 }
+    }
+
+    /// Another sidecar in its place, which has never read another workload file than this.
+    fn replace(&mut self, workload: &str) {
+        self.end();
+        self.change(workload);
+        self.sidecar = sidecar(&self.dir);
+    }
+
+    fn end(&mut self) {
+        let _ = sys::kill(self.sidecar.id(), libc::SIGTERM);
+        let _ = self.sidecar.wait();
     }
 
     fn change(&mut self, workload: &str) {
@@ -60,9 +72,21 @@ impl Configured {
 
 impl Drop for Configured {
     fn drop(&mut self) {
-        let _ = sys::kill(self.sidecar.id(), libc::SIGTERM);
-        let _ = self.sidecar.wait();
+        self.end();
     }
+}
+
+/// Starts a sidecar that has its configuration, region and socket in a directory, and waits until it listens.
+fn sidecar(dir: &Path) -> Child {
+    let mut command = Command::new(freeboard::program());
+    command.arg("sidecar").arg("--region").arg(dir.join("region")).arg("--socket").arg(dir.join("socket"));
+    let sidecar = command.arg("--config").arg(dir.join("workload.toml")).spawn().expect("cannot start the sidecar");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !dir.join("socket").exists() {
+        assert!(Instant::now() < deadline, "the sidecar does not listen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    sidecar
 }
 
 /// As the kubelet does it: a directory of its own, then the link `..data` in one step.
@@ -115,6 +139,29 @@ fn off_releases_every_held_call_within_a_second() {
     }
 }
 
+/// The most that the kernel has counted as unwritten in a group in so many looks 10 ms apart.
+fn most_unwritten(group: &Group, looks: u32) -> u64 {
+    let look = |_| {
+        std::thread::sleep(Duration::from_millis(10));
+        unwritten(group)
+    };
+    (0..looks).map(look).max().unwrap_or(0)
+}
+
+fn unwritten(group: &Group) -> u64 {
+    let text = fs::read(group.dir().join("memory.stat")).expect("cannot read memory.stat");
+    stat(&text).unwritten().expect("memory.stat does not count dirty and writeback")
+}
+
+/// Waits until no more than so much is unwritten.
+fn eventually_unwritten(group: &Group, bytes: u64) {
+    let changed = Instant::now();
+    while unwritten(group) > bytes {
+        assert!(changed.elapsed() < Duration::from_secs(10), "what was changed does not hold");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 #[test]
 fn a_smaller_window_holds_for_a_program_that_runs() {
     let test = "window = \"2MiB\" while a program writes";
@@ -123,28 +170,48 @@ fn a_smaller_window_holds_for_a_program_that_runs() {
     let mut sidecar = Configured::start(&lab, "");
     let group = Group::new(&lab, 200 * MB);
     let mut member = group.spawn(&mut sidecar.writer(&disk.dir().join("output"), 250));
-    let unwritten = || {
-        let text = fs::read(group.dir().join("memory.stat")).expect("cannot read memory.stat");
-        stat(&text).unwritten().expect("memory.stat does not count dirty and writeback")
-    };
-    let most = |samples| {
-        let sample = |_| {
-            std::thread::sleep(Duration::from_millis(10));
-            unwritten()
-        };
-        (0..samples).map(sample).max().unwrap_or(0)
-    };
-    let before = most(200);
+    let before = most_unwritten(&group, 200);
     sidecar.change("[writes]\nwindow = \"2MiB\"\n");
-    let changed = Instant::now();
-    while unwritten() > 2 * MIB {
-        assert!(changed.elapsed() < Duration::from_secs(10), "the new window does not hold");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let after = most(100);
+    eventually_unwritten(&group, 2 * MIB);
+    let after = most_unwritten(&group, 100);
     assert!(!member.ended(), "it ended too soon to be looked at");
     println!("{test}: unwritten {} MiB, then at most {:.1} MiB", before / MIB, after as f64 / MIB as f64);
     assert!(before > 8 * MIB, "{before}");
     assert!(after <= 4 * MIB, "{after}");
+    member.wait().assert_ok(test);
+}
+
+#[test]
+fn another_sidecars_rules_hold_for_a_file_that_is_open() {
+    let test = "another sidecar with another rule while a program writes";
+    let Some(lab) = Lab::shared(test) else { return };
+    let disk = SlowDisk::new(&lab, Filesystem::Xfs, 5 * MIB);
+    let rule =
+        |mode: &str| format!("[writes]\nwindow = \"2MiB\"\n[[rule]]\npath = \"/**/output\"\nmode = \"{mode}\"\n");
+    let mut sidecar = Configured::start(&lab, &rule("observe"));
+    let group = Group::new(&lab, 1000 * MB);
+    let mut writer = Command::new("python3");
+    writer.args(["-c", WRITER]).arg(disk.dir().join("output"));
+    let mut member = group.spawn(&mut sidecar.serve(writer));
+    // what nobody paced stays unwritten for long
+    let growth_in_a_second = || {
+        let before = unwritten(&group);
+        most_unwritten(&group, 100).saturating_sub(before)
+    };
+    std::thread::sleep(Duration::from_secs(1));
+    let before = growth_in_a_second();
+    sidecar.replace(&rule("auto"));
+    let replaced = Instant::now();
+    let after = loop {
+        let after = growth_in_a_second();
+        if after <= 4 * MIB || replaced.elapsed() > Duration::from_secs(5) {
+            break after;
+        }
+    };
+    assert!(!member.ended(), "it ended too soon to be looked at");
+    println!("{test}: unwritten grows by {} MiB in a second, then by {}", before / MIB, after / MIB);
+    assert!(before > 8 * MIB, "{before}");
+    assert!(after <= 4 * MIB, "{after}");
+    disk.full_speed();
     member.wait().assert_ok(test);
 }

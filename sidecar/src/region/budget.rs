@@ -13,6 +13,7 @@ use freeboard_config::Workload;
 use rustix::fs::SealFlags;
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
 /// [`Rule::mode`] of a rule that leaves the mode to the process's.
@@ -24,6 +25,8 @@ pub struct Budget {
     memory: Memory,
     memfd: File,
     copy: File,
+    /// The copy has the policy that is in force: only what ticks is to be brought up to date.
+    has_policy: AtomicBool,
     /// Bytes from the file's start to the first rule: what changes with every tick.
     ticking_bytes: usize,
 }
@@ -84,7 +87,7 @@ impl Budget {
         seal(&memfd, SealFlags::FUTURE_WRITE).context("cannot seal the budget; this needs Linux 5.1 or later")?;
         let copy = put(dir, BUDGET_FILE, &memory.to_vec(), 0o444)?;
         let ticking_bytes = layout.table(Kind::Rules).map_or(layout.file_bytes, |table| table.offset.into()) as usize;
-        Ok(Budget { memory, memfd, copy, ticking_bytes })
+        Ok(Budget { memory, memfd, copy, has_policy: AtomicBool::new(true), ticking_bytes })
     }
 
     /// The memfd, to be handed to applications.
@@ -104,7 +107,18 @@ impl Budget {
     pub fn set_policy(&self, workload: &Workload) -> Result<()> {
         let Some(policy) = self.memory.row::<Policy>(0) else { bail!("the budget has no policy row") };
         policy.change(workload.writes.mode, |bank| self.fill_policy(policy, bank, workload))?;
-        self.memory.copy_to(&self.copy, usize::MAX).context("cannot write the region's budget file")
+        self.has_policy.store(false, Relaxed);
+        // where that fails, the next beat tries again, and says so
+        let _ = self.copy();
+        Ok(())
+    }
+
+    /// Brings the copy in the region's directory up to date.
+    fn copy(&self) -> std::io::Result<()> {
+        let bytes = if self.has_policy.load(Relaxed) { self.ticking_bytes } else { usize::MAX };
+        self.memory.copy_to(&self.copy, bytes)?;
+        self.has_policy.store(true, Relaxed);
+        Ok(())
     }
 
     fn fill_policy(&self, policy: &Policy, bank: Bank, workload: &Workload) -> Result<()> {
@@ -218,7 +232,7 @@ impl Budget {
     /// What writing the copy gave; the memfd is up to date all the same.
     pub fn beat(&self) -> std::io::Result<()> {
         self.memory.tick().fetch_add(1, Release);
-        self.memory.copy_to(&self.copy, self.ticking_bytes)
+        self.copy()
     }
 }
 
