@@ -10,6 +10,7 @@
 //! | `[[rule]]` `mode` | as `writes.mode`, for the files that match | as the process |
 //! | `[[rule]]` `reads` | `"drop-behind"`: give back what was read | kept |
 //! | `processes.exclude` | absolute patterns of programs to leave alone | none |
+//! | `sweep.paths` | absolute patterns of files that the sidecar sends and drops, as it sees them | none |
 //!
 //! Sizes are Kubernetes quantities (see [`size`]), times are numbers with a unit (`"500ms"`, `"10s"`, `"2m"`).
 //! Whatever is unknown, out of range or without effect is an error that names the place and the mend: a file that is
@@ -52,6 +53,8 @@ pub struct Workload {
     pub rules: Vec<Rule>,
     /// `[processes]`.
     pub processes: Processes,
+    /// `[sweep]`.
+    pub sweep: Sweep,
 }
 
 /// What the container's memory should stay under.
@@ -100,6 +103,14 @@ pub struct Rule {
 pub struct Processes {
     /// Patterns like [`Rule::path`], of programs to leave alone. At most as many as the region has rows.
     pub exclude: Vec<String>,
+}
+
+/// What the sidecar does by itself on volumes that it mounts too.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Sweep {
+    /// Patterns like [`Rule::path`], as the sidecar sees them, of files that are sent to the disk and taken out of the page
+    /// cache while a container is near its target. Each has a directory before its first wildcard.
+    pub paths: Vec<String>,
 }
 
 impl Workload {

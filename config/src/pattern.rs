@@ -49,6 +49,21 @@ pub(crate) fn check(key: &str, text: &str) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Checks that a pattern of files to sweep names a directory to begin in: all below `/` would be the machine's own files.
+///
+/// # Errors
+/// It begins with a wildcard, or lies in the root itself.
+pub(crate) fn check_directory(key: &str, text: &str) -> Result<(), Fault> {
+    let fixed = text.find(['*', '?']).map_or(text, |wildcard| &text[..wildcard]);
+    match fixed.rfind('/') {
+        Some(1..) => Ok(()),
+        _ => Err(Fault::new(
+            format!("{key} {} names no directory", quoted(text)),
+            "begin with the volume's directory, as \"/logs/**\"",
+        )),
+    }
+}
+
 /// Does `earlier` match everything that `later` does? Both passed [`check`]. "No" can be wrong for patterns with
 /// several wildcards; "yes" is never wrong, because it makes a file invalid.
 pub(crate) fn covers(earlier: &str, later: &str) -> bool {

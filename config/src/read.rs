@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::{Error, Fault, Problems, quoted};
-use crate::{Memory, Processes, Rule, Workload, Writes, pattern, schema, size, syntax, value};
+use crate::{Memory, Processes, Rule, Sweep, Workload, Writes, pattern, schema, size, syntax, value};
 
 /// Twice what the longest patterns in all rows of the region take; more is a slip of the path.
 const MOST_BYTES: u64 = 64 << 10;
@@ -71,6 +71,7 @@ fn sections(root: &DeTable<'_>, workload: &mut Workload, problems: &mut Problems
             "writes" => writes(value, &mut workload.writes, problems),
             "rule" => workload.rules = rules(value, problems),
             "processes" => processes(value, &mut workload.processes, problems),
+            "sweep" => sweep(value, &mut workload.sweep, problems),
             other => {
                 let is_section = match value.get_ref() {
                     DeValue::Array(items) => items.iter().any(|item| item.get_ref().is_table()),
@@ -155,34 +156,60 @@ fn processes(value: &Value<'_>, processes: &mut Processes, problems: &mut Proble
     let Some(table) = section("processes", value, problems) else { return };
     for (key, value) in table {
         match key.get_ref().as_ref() {
-            "exclude" => processes.exclude = excludes(value, problems),
+            "exclude" => {
+                processes.exclude = patterns("processes", "exclude", "programs to exclude", value, checked, problems)
+            }
             other => problems.add(key.span(), schema::unknown_key("processes", other)),
         }
     }
 }
 
-fn excludes(value: &Value<'_>, problems: &mut Problems<'_>) -> Vec<String> {
+fn sweep(value: &Value<'_>, sweep: &mut Sweep, problems: &mut Problems<'_>) {
+    let Some(table) = section("sweep", value, problems) else { return };
+    for (key, value) in table {
+        match key.get_ref().as_ref() {
+            "paths" => {
+                let checked = |key: &str, text: &str| {
+                    let path = checked(key, text)?;
+                    pattern::check_directory(key, text).map(|()| path)
+                };
+                sweep.paths = patterns("sweep", "paths", "paths to sweep", value, checked, problems);
+            }
+            other => problems.add(key.span(), schema::unknown_key("sweep", other)),
+        }
+    }
+}
+
+/// A list of patterns, none of which leaves nothing for a later one. `what` is what many of them are called.
+fn patterns(
+    section: &str,
+    name: &str,
+    what: &str,
+    value: &Value<'_>,
+    checked: impl Fn(&str, &str) -> Result<String, Fault>,
+    problems: &mut Problems<'_>,
+) -> Vec<String> {
     let Some(items) = value.get_ref().as_array() else {
-        problems.add(value.span(), wrong_type("processes", "exclude", "a list of paths", value));
+        problems.add(value.span(), wrong_type(section, name, "a list of paths", value));
         return Vec::new();
     };
     let most = rows(Kind::Excludes);
     if let Some(extra) = items.get(most) {
-        let what = format!("{} programs to exclude, and at most {most} fit", items.len());
+        let what = format!("{} {what}, and at most {most} fit", items.len());
         problems.add(extra.span(), Fault::new(what, "join them with * or **"));
     }
-    let mut excludes: Vec<String> = Vec::new();
+    let mut patterns: Vec<String> = Vec::new();
     for item in items.iter().take(most) {
-        let mut program = None;
-        set(&mut program, "processes", "exclude", item, |text| checked("exclude", text).map(Some), problems);
-        let Some(program) = program else { continue };
-        if let Some(first) = excludes.iter().find(|first| pattern::covers(first, &program)) {
-            let what = format!("exclude {} adds nothing to {} before it", quoted(&program), quoted(first));
+        let mut one = None;
+        set(&mut one, section, name, item, |text| checked(name, text).map(Some), problems);
+        let Some(one) = one else { continue };
+        if let Some(first) = patterns.iter().find(|first| pattern::covers(first, &one)) {
+            let what = format!("{name} {} adds nothing to {} before it", quoted(&one), quoted(first));
             problems.add(item.span(), Fault::new(what, "remove it"));
         }
-        excludes.push(program);
+        patterns.push(one);
     }
-    excludes
+    patterns
 }
 
 /// A pattern that passed its check.

@@ -9,9 +9,9 @@ struct Key {
     usage: &'static str,
 }
 
-const SECTIONS: [&str; 4] = ["memory", "writes", "rule", "processes"];
+const SECTIONS: [&str; 5] = ["memory", "writes", "rule", "processes", "sweep"];
 
-const KEYS: [Key; 8] = [
+const KEYS: [Key; 9] = [
     Key { section: "memory", name: "target", usage: "target = \"80%\"" },
     Key { section: "writes", name: "mode", usage: MODE },
     Key { section: "writes", name: "window", usage: "window = \"auto\" or a size in quotes, as \"4MiB\"" },
@@ -20,6 +20,7 @@ const KEYS: [Key; 8] = [
     Key { section: "rule", name: "mode", usage: MODE },
     Key { section: "rule", name: "reads", usage: "reads = \"drop-behind\"" },
     Key { section: "processes", name: "exclude", usage: "exclude = [\"/usr/bin/qemu-nbd\"]" },
+    Key { section: "sweep", name: "paths", usage: "paths = [\"/logs/**\"]" },
 ];
 
 const MODE: &str = "mode = \"auto\", \"always\", \"observe\" or \"off\"";

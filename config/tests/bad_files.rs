@@ -92,6 +92,10 @@ fn unknown_keys() {
             "w.toml:2:1: unknown key \"include\" in [processes]; mend: remove it; [processes] has exclude",
         ),
         (
+            "[sweep]\npath = [\"/logs/**\"]\n",
+            "w.toml:2:1: unknown key \"path\" in [sweep] (did you mean paths?); mend: write paths",
+        ),
+        (
             "[[rule]]\npath = \"/a\"\nmode = \"off\"\nread = \"drop-behind\"\n",
             "w.toml:4:1: unknown key \"read\" in [[rule]] (did you mean reads?); mend: write reads",
         ),
@@ -102,7 +106,7 @@ fn unknown_keys() {
         ),
         (
             "[network]\n",
-            "w.toml:1:2: unknown section \"network\"; mend: remove it; there are [memory], [writes], [[rule]] and [processes]",
+            "w.toml:1:2: unknown section \"network\"; mend: remove it; there are [memory], [writes], [[rule]], [processes] and [sweep]",
         ),
         (
             "target = \"80%\"\n",
@@ -110,7 +114,7 @@ fn unknown_keys() {
         ),
         (
             "version = 1\n",
-            "w.toml:1:1: key \"version\" stands outside of any section; mend: remove it, or move it below one of [memory], [writes], [[rule]] and [processes]",
+            "w.toml:1:1: key \"version\" stands outside of any section; mend: remove it, or move it below one of [memory], [writes], [[rule]], [processes] and [sweep]",
         ),
     ]);
 }
@@ -135,6 +139,10 @@ fn wrong_types() {
         (
             "[processes]\nexclude = \"/bin/a\"\n",
             "w.toml:2:11: exclude takes a list of paths, not a string; mend: write exclude = [\"/usr/bin/qemu-nbd\"]",
+        ),
+        (
+            "[sweep]\npaths = \"/logs/**\"\n",
+            "w.toml:2:9: paths takes a list of paths, not a string; mend: write paths = [\"/logs/**\"]",
         ),
         (
             "[processes]\nexclude = [\"/bin/a\", 1]\n",
@@ -268,6 +276,18 @@ fn bad_patterns() {
             "[processes]\nexclude = [\"qemu-nbd\"]\n",
             "w.toml:2:12: exclude \"qemu-nbd\" is relative; mend: write it from the root, or \"/**/qemu-nbd\" for any of that name",
         ),
+        (
+            "[sweep]\npaths = [\"logs/**\"]\n",
+            "w.toml:2:10: paths \"logs/**\" is relative; mend: write it from the root: \"/logs/**\"",
+        ),
+        (
+            "[sweep]\npaths = [\"/**/*.log\"]\n",
+            "w.toml:2:10: paths \"/**/*.log\" names no directory; mend: begin with the volume's directory, as \"/logs/**\"",
+        ),
+        (
+            "[sweep]\npaths = [\"/lo*/x\"]\n",
+            "w.toml:2:10: paths \"/lo*/x\" names no directory; mend: begin with the volume's directory, as \"/logs/**\"",
+        ),
     ]);
     let long = format!("/{}", "é".repeat(120));
     assert_eq!(
@@ -302,6 +322,10 @@ fn rules_without_effect() {
         (
             "[processes]\nexclude = [\"/bin/**\", \"/bin/a\"]\n",
             "w.toml:2:23: exclude \"/bin/a\" adds nothing to \"/bin/**\" before it; mend: remove it",
+        ),
+        (
+            "[sweep]\npaths = [\"/logs/**\", \"/logs/*.log\"]\n",
+            "w.toml:2:22: paths \"/logs/*.log\" adds nothing to \"/logs/**\" before it; mend: remove it",
         ),
     ]);
 }

@@ -54,6 +54,7 @@ fn jvm_logs() {
             rule("/tmp/hsperfdata_*/*", Some(Mode::Off), false),
         ]
     );
+    assert_eq!(workload.sweep.paths, ["/logs/**"]);
 }
 
 #[test]
@@ -95,4 +96,5 @@ fn image_processing() {
         ]
     );
     assert_eq!(workload.processes.exclude, ["/usr/bin/exiftool", "/usr/local/bin/thumbs-*"]);
+    assert_eq!(workload.sweep.paths, ["/images/in/**", "/images/out/**"]);
 }

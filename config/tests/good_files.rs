@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use freeboard_budget::Mode;
 use freeboard_budget::law::Target;
-use freeboard_config::{Memory, Processes, Workload, Writes};
+use freeboard_config::{Memory, Processes, Sweep, Workload, Writes};
 
 fn parse(text: &str) -> Workload {
     Workload::parse(text, "w.toml").unwrap_or_else(|error| panic!("{text}\n{error}"))
@@ -17,9 +17,10 @@ fn an_empty_file_says_the_defaults() {
         writes: Writes { mode: Mode::Auto, window_bytes: None, max_stall: Duration::from_secs(10) },
         rules: Vec::new(),
         processes: Processes { exclude: Vec::new() },
+        sweep: Sweep { paths: Vec::new() },
     };
     assert_eq!(Workload::default(), defaults);
-    for text in ["", "# nothing\n", "\u{feff}", "[memory]\n[writes]\n[processes]\n", "rule = []"] {
+    for text in ["", "# nothing\n", "\u{feff}", "[memory]\n[writes]\n[processes]\n[sweep]\n", "rule = []"] {
         assert_eq!(parse(text), defaults, "{text:?}");
     }
 }
@@ -53,6 +54,12 @@ fn values() {
     assert_eq!(max_stall("24h"), Duration::from_secs(86_400));
     let mode = |value: &str| parse(&format!("writes.mode = {value:?}")).writes.mode;
     assert_eq!(["auto", "always", "observe", "off"].map(mode), [Mode::Auto, Mode::Always, Mode::Observe, Mode::Off]);
+}
+
+#[test]
+fn paths_to_sweep_begin_in_a_directory() {
+    let paths = ["/logs/**", "/images/*.png", "/data/a.log", "/srv/a*/b"];
+    assert_eq!(parse(&format!("[sweep]\npaths = {paths:?}")).sweep.paths, paths);
 }
 
 #[test]

@@ -55,6 +55,9 @@ fn settings(workload: &Workload) -> String {
     if !workload.processes.exclude.is_empty() {
         let _ = writeln!(text, "[processes]\nexclude = {:?}", workload.processes.exclude);
     }
+    if !workload.sweep.paths.is_empty() {
+        let _ = writeln!(text, "[sweep]\npaths = {:?}", workload.sweep.paths);
+    }
     text
 }
 
@@ -72,7 +75,7 @@ mod tests {
     fn what_is_printed_says_the_same() {
         let texts = [
             "",
-            "[memory]\ntarget = \"500M\"\n[writes]\nmode = \"always\"\nwindow = \"4MiB\"\nmax_stall = \"1500ms\"\n[[rule]]\npath = \"/data/**\"\nmode = \"off\"\n[[rule]]\npath = \"/var/log/**\"\nreads = \"drop-behind\"\n[processes]\nexclude = [\"/usr/bin/qemu-nbd\"]\n",
+            "[memory]\ntarget = \"500M\"\n[writes]\nmode = \"always\"\nwindow = \"4MiB\"\nmax_stall = \"1500ms\"\n[[rule]]\npath = \"/data/**\"\nmode = \"off\"\n[[rule]]\npath = \"/var/log/**\"\nreads = \"drop-behind\"\n[processes]\nexclude = [\"/usr/bin/qemu-nbd\"]\n[sweep]\npaths = [\"/logs/**\"]\n",
         ];
         for text in texts {
             let workload = Workload::parse(text, "text").unwrap();

@@ -13,6 +13,8 @@
 //! | [`doctor`] | `freeboard doctor` |
 //! | [`explain`] | `freeboard explain` |
 //! | [`top`] | `freeboard top` |
+//! | [`sweep`] | files on shared volumes: sent and given back while a container is near its target |
+//! | [`leases`] | files that may not be opened |
 //! | [`library`] | finding `libfreeboard.so`, and installing it |
 //! | [`signals`] | signals as a descriptor, and dying of one |
 //!
@@ -23,6 +25,7 @@ pub mod check;
 pub mod cli;
 pub mod doctor;
 pub mod explain;
+pub mod leases;
 pub mod library;
 pub mod metrics;
 pub mod region;
@@ -30,6 +33,7 @@ pub mod run;
 pub mod service;
 pub mod sidecar;
 pub mod signals;
+pub mod sweep;
 pub mod top;
 
 use std::io::Write;

@@ -60,6 +60,7 @@ fn a_scrape_tells_what_the_kernel_says() {
     assert_eq!(of_group("limit_hits_total"), 0.0);
     assert_eq!(of_group("written_bytes_total"), 0.0);
     assert_eq!(value(&text, "freeboard_containers"), 1.0);
+    assert_eq!(value(&text, "freeboard_sweep_dropped_bytes_total"), 0.0);
     assert!(value(&text, "freeboard_heartbeat_age_seconds") < 1.0);
     assert!(text.ends_with("# EOF\n"), "cut off");
 }

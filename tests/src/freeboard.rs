@@ -91,12 +91,20 @@ pub struct Sidecar {
 impl Sidecar {
     /// Starts one and waits until it listens. Another one of the same lab takes over its place.
     pub fn start(lab: &Lab) -> Sidecar {
+        Sidecar::start_with(lab, None)
+    }
+
+    /// The same with a workload file.
+    pub fn start_with(lab: &Lab, workload: Option<&Path>) -> Sidecar {
         let (region, socket) = (lab.dir().join("region"), lab.dir().join("socket"));
         fs::create_dir_all(&region).expect("cannot make the region's directory");
         // what a sidecar that was killed has left behind must not pass for the new one's
         let _ = fs::remove_file(&socket);
         let mut command = Command::new(program());
         command.arg("sidecar").arg("--region").arg(&region).arg("--socket").arg(&socket);
+        if let Some(workload) = workload {
+            command.arg("--config").arg(workload);
+        }
         let child = command.stdin(Stdio::null()).spawn().expect("cannot start the sidecar");
         let deadline = Instant::now() + Duration::from_secs(10);
         while !socket.exists() {

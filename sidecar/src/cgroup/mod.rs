@@ -229,6 +229,21 @@ pub fn directory_of(process: &str) -> Result<(Version, PathBuf), String> {
     locate(&read(&file)?, &read("/proc/self/mountinfo")?).map_err(|error| format!("{file}: {error}"))
 }
 
+/// The directory of another process's memory cgroup, as that process sees it: its container may have a tree and a cgroup
+/// namespace of its own. Takes the right to look into the process: the same user and its pid namespace, or root.
+///
+/// # Errors
+/// What cannot be read or opened.
+pub fn dir_of_process(pid: u32) -> Result<OwnedFd, String> {
+    let read = |name: &str| {
+        let path = format!("/proc/{pid}/{name}");
+        std::fs::read(&path).map_err(|error| format!("{path}: {error}"))
+    };
+    let (_, path) = locate(&read("cgroup")?, &read("mountinfo")?)?;
+    let path = format!("/proc/{pid}/root{}", path.display());
+    open_dir(CWD, &path).map_err(|error| format!("{path}: {error}"))
+}
+
 /// The same from the text of a process's `cgroup` and of `mountinfo`.
 fn locate(memberships: &[u8], mounts: &[u8]) -> Result<(Version, PathBuf), &'static str> {
     let (version, path) = own_path(memberships).ok_or("it names no memory cgroup")?;

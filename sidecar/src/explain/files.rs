@@ -1,5 +1,6 @@
 //! Which files hold the page cache: those that a group's processes have open or mapped, and what the kernel says of each.
 
+use crate::leases;
 use crate::run::notify::{CacheStat, cachestat};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, stat, statvfs};
 use rustix::io::Errno;
@@ -57,7 +58,7 @@ impl Files {
     /// Looks at the files of processes.
     pub fn of(processes: &[u32]) -> Files {
         let mut found = Files::default();
-        let leased = leased(&fs::read_to_string("/proc/locks").unwrap_or_default());
+        let leased = leases::inodes();
         let mut seen = BTreeSet::new();
         for &pid in processes {
             let fds = fs::read_dir(format!("/proc/{pid}/fd"));
@@ -112,13 +113,6 @@ impl Files {
             Err(_) => self.refused += 1,
         }
     }
-}
-
-/// Inode numbers of files on which somebody has a lease, from `/proc/locks`: `1: LEASE ACTIVE WRITE 77 fe:00:1234 0 EOF`. Without
-/// their devices, which btrfs numbers otherwise in stat(2).
-fn leased(locks: &str) -> BTreeSet<u64> {
-    let inode = |line: &str| line.split_whitespace().find_map(|word| word.splitn(3, ':').nth(2)?.parse().ok());
-    locks.lines().filter(|line| line.contains(" LEASE ")).filter_map(inode).collect()
 }
 
 /// The files that a process has mapped.

@@ -130,6 +130,26 @@ impl Collector for Families {
                 }
             }
         }
+        let done = snapshot.sweep;
+        let sweep: [(&str, &str, Option<Unit>, u64); 3] = [
+            (
+                "sweep_flushed",
+                "Sent to the disk by the sweep of shared volumes.",
+                Some(Unit::Bytes),
+                done.flushed_bytes,
+            ),
+            ("sweep_dropped", "Page cache that the sweep gave back.", Some(Unit::Bytes), done.dropped_bytes),
+            (
+                "sweep_back_offs",
+                "Times that the sweep left a file alone for longer, because it was read again or is mapped.",
+                None,
+                done.back_offs,
+            ),
+        ];
+        for (name, help, unit, count) in &sweep {
+            let family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+            ConstCounter::new(*count).encode(family)?;
+        }
         let help = "Times that the library stood aside.";
         let mut family = encoder.encode_descriptor("asides", help, None, MetricType::Counter)?;
         for one in &snapshot.containers {

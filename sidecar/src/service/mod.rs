@@ -10,7 +10,7 @@ mod server;
 #[cfg(test)]
 mod simulated;
 mod speed;
-mod state;
+pub(crate) mod state;
 
 pub use container::{Observed, Peak, Summary};
 pub use ledgers::Totals;
@@ -19,6 +19,7 @@ pub use state::{Snapshot, Watched};
 use crate::cgroup::Group;
 use crate::region::budget::Row;
 use crate::region::counters::Counters;
+use crate::sweep::Sweep;
 use anyhow::{Context, Result};
 use freeboard_budget::law::Share;
 use freeboard_budget::layout::TICK_MS;
@@ -54,6 +55,7 @@ pub fn now() -> Duration {
 pub struct Service {
     state: Arc<Mutex<State>>,
     bells: Arc<Bells>,
+    sweep: Mutex<Sweep>,
     ticker: Option<JoinHandle<()>>,
     _name: server::Name,
 }
@@ -94,7 +96,7 @@ impl Service {
         let bells = Arc::new(Bells::new().context("cannot make an event descriptor")?);
         // the region is whole before a client can ask for it
         let (server, name) = vacant.listen()?;
-        let mut service = Service { state, bells, ticker: None, _name: name };
+        let mut service = Service { state, bells, sweep: Mutex::default(), ticker: None, _name: name };
         let (state, bells) = (service.state.clone(), service.bells.clone());
         let ticker = Builder::new().name("ticker".into()).spawn(move || tick(&state, &bells, idle.min(IDLE)));
         service.ticker = Some(ticker.context("cannot start a thread")?);
@@ -102,6 +104,7 @@ impl Service {
         let server = Builder::new().name("server".into()).spawn(move || server.serve(&state, &bells));
         // not waited for at the end: it may hang on a client's descriptor
         server.context("cannot start a thread")?;
+        service.sweep.lock().set_paths(&workload.sweep.paths, &service.state)?;
         Ok(service)
     }
 
@@ -133,7 +136,11 @@ impl Service {
     pub fn reload(&self, workload: Result<Workload>) -> Result<()> {
         let mut state = self.state.lock();
         match workload {
-            Ok(workload) => state.reload(&workload),
+            Ok(workload) => {
+                state.reload(&workload)?;
+                drop(state);
+                self.sweep.lock().set_paths(&workload.sweep.paths, &self.state)
+            }
             Err(error) => {
                 state.refuse_config();
                 Err(error)
@@ -143,7 +150,8 @@ impl Service {
 
     /// What there is to tell of all containers now.
     pub fn snapshot(&self) -> Snapshot {
-        self.state.lock().snapshot(now())
+        let sweep = self.sweep.lock().done();
+        self.state.lock().snapshot(now(), sweep)
     }
 
     /// Looks once more, and says what all processes counted and what the kernel said of the group in `row`.

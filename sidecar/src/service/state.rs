@@ -7,6 +7,7 @@ use super::speed::{Flows, Speeds};
 use crate::cgroup::{Crowd, Group, Lost};
 use crate::region::budget::{Budget, Row};
 use crate::region::counters::Counters;
+use crate::sweep::{Done, Pressure};
 use anyhow::Result;
 use freeboard_budget::law::{Share, Target, share};
 use freeboard_budget::layout::TICK_MS;
@@ -44,6 +45,8 @@ pub struct Snapshot {
     pub heartbeat_age: Duration,
     /// Whether the workload file is in force as it was last read.
     pub is_config_in_force: bool,
+    /// What the sweep has done.
+    pub sweep: Done,
     /// Those that are served now.
     pub containers: Vec<Watched>,
 }
@@ -166,6 +169,28 @@ impl State {
         self.row_of(id).map(|row| self.welcome(row))
     }
 
+    /// Whether a group is served, by [`Group::id_of`].
+    pub fn serves(&self, id: u64) -> bool {
+        self.row_of(id).is_some()
+    }
+
+    /// How much any container wants page cache back. `None`: there is none.
+    pub fn pressure(&self) -> Option<Pressure> {
+        let rows = self.containers.iter().flatten().filter_map(|container| container.observed());
+        let pressure = rows.map(|Observed { last, .. }| {
+            // half of what page cache may take: what is dropped goes some looks later
+            let room = last.target.saturating_sub(last.other);
+            if last.usage > last.target || last.verdict.drop && last.usage > last.target - room / 2 {
+                Pressure::Over
+            } else if last.verdict.drop {
+                Pressure::Near
+            } else {
+                Pressure::None
+            }
+        });
+        pressure.max()
+    }
+
     fn row_of(&self, id: u64) -> Option<usize> {
         self.containers.iter().position(|container| container.as_ref().is_some_and(|one| one.group.id == id))
     }
@@ -259,7 +284,7 @@ impl State {
 
     /// Publishes what such a writer counted, and gives the container's numbers and the writer's share; it wrote now if
     /// `writes`. `None`: the container is gone, or could not be judged yet.
-    pub fn consult(&self, place: &mut Place, report: &mut Report, writes: bool) -> Option<(Row, Share)> {
+    pub(super) fn consult(&self, place: &mut Place, report: &mut Report, writes: bool) -> Option<(Row, Share)> {
         let container = self.containers.get(place.row as usize)?.as_ref()?;
         let counters = container.ledgers.counters();
         let tick = self.budget.tick();
@@ -282,15 +307,15 @@ impl State {
     }
 
     /// Ends such a writer's row: what it counted stays.
-    pub fn leave(&self, place: &Place) {
+    pub(super) fn leave(&self, place: &Place) {
         let container = self.containers.get(place.row as usize).and_then(Option::as_ref);
         if let Some(slot) = container.and_then(|container| container.ledgers.counters().slot(place.slot)) {
             slot.end(place.nonce);
         }
     }
 
-    /// What there is to tell at `now`.
-    pub fn snapshot(&self, now: Duration) -> Snapshot {
+    /// What there is to tell at `now`, with what the sweep has done.
+    pub fn snapshot(&self, now: Duration, sweep: Done) -> Snapshot {
         let watched = |container: &Container| Watched {
             id: Some(container.group.id),
             ancestors_seen: Some(container.group.rooted),
@@ -304,7 +329,7 @@ impl State {
             containers.push(Watched { id: None, ancestors_seen: None, row: None, summary });
         }
         let heartbeat_age = self.last_beat.map_or(Duration::MAX, |last| now.saturating_sub(last));
-        Snapshot { heartbeat_age, is_config_in_force: self.is_config_in_force, containers }
+        Snapshot { heartbeat_age, is_config_in_force: self.is_config_in_force, sweep, containers }
     }
 
     /// Everything counted so far, over all containers.

@@ -222,7 +222,7 @@ impl File {
     /// By sync_file_range, as long as that has an effect.
     fn start_ranges(&mut self) {
         let before = sys::cachestat(self.own.as_fd());
-        sys::start_writeback(self.own.as_fd());
+        sys::start_writeback(self.own.as_fd(), 0, 0);
         let (Ok(before), Ok(after)) = (before, sys::cachestat(self.own.as_fd())) else { return };
         if before.dirty == 0 || after.dirty < before.dirty || after.writeback > before.writeback {
             self.stuck_since = None;

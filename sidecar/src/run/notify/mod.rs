@@ -65,7 +65,7 @@ pub fn is_available() -> io::Result<()> {
 }
 
 pub use sys::forked::try_call;
-pub use sys::{CacheStat, cachestat};
+pub use sys::{CacheStat, cachestat, cachestat_of, start_writeback};
 
 /// A notifier for one command, from before it starts until it has ended.
 #[derive(Debug)]

@@ -188,10 +188,12 @@ pub fn vector_bytes(thread: u32, address: u64, count: u64) -> u64 {
     vector[..whole].iter().fold(0, |sum: u64, one| sum.saturating_add(unsafe { one.assume_init_ref() }.iov_len as u64))
 }
 
-/// Starts writeback of a file's dirty pages without waiting for any (sync_file_range(2)).
-pub fn start_writeback(file: BorrowedFd) {
+/// Starts writeback of a file's dirty pages in a range without waiting for any (sync_file_range(2)); of no length: to its
+/// end.
+pub fn start_writeback(file: BorrowedFd, offset: u64, bytes: u64) {
+    let [offset, bytes] = [offset, bytes].map(|it| i64::try_from(it).unwrap_or(i64::MAX));
     // SAFETY: plain integers.
-    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+    unsafe { libc::sync_file_range(file.as_raw_fd(), offset, bytes, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// What the page cache holds of a file, in pages of 4 KiB (`include/uapi/linux/mman.h`).
@@ -210,9 +212,14 @@ pub struct CacheStat {
 
 /// Asks what the page cache holds of a file; Linux 6.5 and later.
 pub fn cachestat(file: BorrowedFd) -> io::Result<CacheStat> {
-    let whole = [0u64; 2];
+    cachestat_of(file, 0, 0)
+}
+
+/// The same of a range; of no length: to the file's end.
+pub fn cachestat_of(file: BorrowedFd, offset: u64, bytes: u64) -> io::Result<CacheStat> {
+    let range = [offset, bytes];
     let mut stat = CacheStat::default();
     // SAFETY: the kernel reads two words of the range and writes one struct of this layout.
-    check(unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), whole.as_ptr(), &raw mut stat, 0) })?;
+    check(unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), &raw mut stat, 0) })?;
     Ok(stat)
 }

@@ -1,0 +1,190 @@
+//! Which processes have the files open: where they read, and in whose memory the files' pages are. Only where they can be
+//! seen: in this pid namespace, and of the same user.
+
+use super::walk::{as_path, reach, root_of};
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, fstat, makedev, statx};
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// Least time between two looks; and [`RARELY`] times as long as one took.
+const OFTEN: Duration = Duration::from_secs(1);
+const RARELY: u32 = 300;
+/// Descriptors that one look takes in.
+const MOST_LOOKED_AT: usize = 20_000;
+/// Of these, open files of the volumes.
+const MOST_KEPT: usize = 4096;
+/// Directories between a volume's root and a file.
+const DEEPEST: usize = 16;
+
+/// What tells one file from another.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Identity {
+    /// `st_dev`.
+    pub dev: u64,
+    /// `st_ino`.
+    pub ino: u64,
+}
+
+/// A descriptor of another process.
+#[derive(Clone, Debug)]
+struct Open {
+    pid: u32,
+    fd: u32,
+}
+
+/// All that were found at the last look.
+#[derive(Debug, Default)]
+pub struct Openers {
+    open: HashMap<Identity, Vec<Open>>,
+    due: Duration,
+}
+
+impl Openers {
+    /// Looks for processes that have files below the patterns' directories open, if it is time to. Returns whether it was.
+    pub fn look(&mut self, patterns: &[String], now: Duration) -> bool {
+        if now < self.due {
+            return false;
+        }
+        let started = crate::service::now();
+        let roots: Vec<_> = patterns.iter().filter_map(|pattern| Root::open(root_of(pattern))).collect();
+        self.open.clear();
+        let (mut looked_at, mut kept) = (0, 0);
+        for pid in processes() {
+            let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+            for entry in entries {
+                looked_at += 1;
+                if looked_at > MOST_LOOKED_AT || kept > MOST_KEPT {
+                    break;
+                }
+                let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+                let Ok(name) = fs::read_link(entry.path()) else { continue };
+                if name.is_absolute()
+                    && let Some(id) = identity(&entry.path())
+                    && roots.iter().any(|root| root.holds(&name, id))
+                {
+                    kept += 1;
+                    self.open.entry(id).or_default().push(Open { pid, fd });
+                }
+            }
+        }
+        self.due = now + OFTEN.max((crate::service::now().saturating_sub(started)) * RARELY);
+        true
+    }
+
+    /// The processes that have any open.
+    pub fn processes(&self) -> BTreeSet<u32> {
+        self.open.values().flatten().map(|open| open.pid).collect()
+    }
+
+    /// Where a file's readers are now.
+    pub fn readers(&self, id: Identity) -> Vec<u64> {
+        let open = self.open.get(&id).into_iter().flatten();
+        open.filter_map(|open| {
+            // the descriptor may be another file's by now
+            let is_it = identity(Path::new(&format!("/proc/{}/fd/{}", open.pid, open.fd))) == Some(id);
+            let text = fs::read_to_string(format!("/proc/{}/fdinfo/{}", open.pid, open.fd)).ok()?;
+            offset(&text).filter(|_| is_it)
+        })
+        .collect()
+    }
+}
+
+/// Where a descriptor reads, from the text of its fdinfo; `None`: it only writes.
+fn offset(text: &str) -> Option<u64> {
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+    let flags = u32::from_str_radix(value("flags:")?, 8).ok()?;
+    if flags & libc::O_ACCMODE as u32 == libc::O_WRONLY as u32 { None } else { value("pos:")?.parse().ok() }
+}
+
+/// All processes of this pid namespace but this one.
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|&pid| pid != std::process::id())
+}
+
+/// Of a regular file. No server is asked.
+fn identity(path: &Path) -> Option<Identity> {
+    let stat = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE | StatxFlags::INO).ok()?;
+    let is_file = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile;
+    is_file.then(|| Identity { dev: makedev(stat.stx_dev_major, stat.stx_dev_minor), ino: stat.stx_ino })
+}
+
+/// A volume's directory.
+#[derive(Debug)]
+struct Root {
+    dir: OwnedFd,
+    dev: u64,
+}
+
+impl Root {
+    fn open(path: &str) -> Option<Root> {
+        let dir = reach(path.as_bytes()).ok()?;
+        let dev = fstat(&dir).ok()?.st_dev;
+        Some(Root { dir, dev })
+    }
+
+    /// Whether a file lies below this directory, by the name that another process has for it: some end of that name leads
+    /// to it from here. The volume may be mounted elsewhere there.
+    fn holds(&self, name: &Path, id: Identity) -> bool {
+        let name = name.as_os_str().as_bytes();
+        let slashes = name.iter().enumerate().rev().filter(|&(_, &byte)| byte == b'/').take(DEEPEST);
+        id.dev == self.dev
+            && slashes.map(|(slash, _)| as_path(&name[slash + 1..])).any(|end| {
+                let flags = AtFlags::STATX_DONT_SYNC | AtFlags::SYMLINK_NOFOLLOW;
+                let stat = statx(&self.dir, end, flags, StatxFlags::INO);
+                stat.is_ok_and(|stat| {
+                    stat.stx_ino == id.ino && makedev(stat.stx_dev_major, stat.stx_dev_minor) == id.dev
+                })
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn fdinfo() {
+        assert_eq!(offset("pos:\t1234\nflags:\t0100000\nmnt_id:\t29\nino:\t7\n"), Some(1234));
+        assert_eq!(offset("pos:\t5\nflags:\t0100002\n"), Some(5));
+        assert_eq!(offset("pos:\t5\nflags:\t0102001\n"), None, "it appends");
+        assert_eq!(offset("pos:\t5\n"), None);
+    }
+
+    #[test]
+    fn a_process_that_has_a_file_open_is_found_with_its_offset() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        fs::create_dir(dir.path().join("a")).unwrap();
+        let [file, elsewhere] = ["a/file", "elsewhere"].map(|name| dir.path().join(name));
+        fs::write(&file, "0123456789").unwrap();
+        fs::write(&elsewhere, "").unwrap();
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "exec 3<\"$1\" 4<\"$2\"; read -r word; dd bs=4 count=1 <&3 >/dev/null 2>&1; echo; read -r word",
+            "sh",
+        ]);
+        let mut child =
+            command.arg(&file).arg(&elsewhere).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (mut say, mut hear) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        say.write_all(b"\n").unwrap();
+        hear.read_exact(&mut [0]).unwrap();
+        let patterns = [format!("{}/a/**", dir.path().display())];
+        let mut openers = Openers::default();
+        assert!(openers.look(&patterns, Duration::ZERO));
+        assert!(!openers.look(&patterns, Duration::from_millis(1)));
+        assert!(openers.processes().contains(&child.id()));
+        assert_eq!(openers.readers(identity(&file).unwrap()), [4]);
+        assert_eq!(openers.readers(identity(&elsewhere).unwrap()), [0; 0]);
+        drop(say);
+        child.wait().unwrap();
+        assert_eq!(openers.readers(identity(&file).unwrap()), [0; 0]);
+    }
+}

@@ -1,0 +1,78 @@
+//! What of a file may go from the page cache.
+
+use super::Pressure;
+use std::ops::Range;
+
+const MIB: u64 = 1 << 20;
+/// The kernel drops large folios only as a whole: ranges end where none of up to this size does not.
+const FOLIO: u64 = 2 * MIB;
+/// What is kept before and behind a reader.
+pub const AROUND_READER: u64 = 16 * MIB;
+
+/// Rounds down to where no folio is cut.
+pub fn down(offset: u64) -> u64 {
+    offset & !(FOLIO - 1)
+}
+
+fn up(offset: u64) -> u64 {
+    offset.checked_next_multiple_of(FOLIO).unwrap_or(u64::MAX)
+}
+
+/// The ranges of `0..end` that no reader is near. As long as usage is not over its target, nothing that lies before a reader
+/// goes either: he has not read it yet.
+pub fn may_go(end: u64, readers: &[u64], pressure: Pressure) -> Vec<Range<u64>> {
+    let mut readers = readers.to_vec();
+    readers.sort_unstable();
+    let mut ranges = Vec::new();
+    let mut from = 0;
+    for reader in readers {
+        let kept = down(reader.saturating_sub(AROUND_READER))..up(reader.saturating_add(AROUND_READER));
+        if kept.start.min(end) > from {
+            ranges.push(from..kept.start.min(end));
+        }
+        from = from.max(kept.end);
+        if pressure < Pressure::Over {
+            return ranges;
+        }
+    }
+    if from < end {
+        ranges.push(from..end);
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_near_a_reader_and_nothing_unread_while_there_is_room() {
+        use Pressure::{Near, Over};
+        type Case<'a> = (u64, &'a [u64], Pressure, &'a [(u64, u64)]);
+        let cases: [Case; 9] = [
+            (100, &[], Near, &[(0, 100)]),
+            (0, &[], Over, &[]),
+            (100, &[100], Near, &[(0, 84)]),
+            (100, &[51], Near, &[(0, 34)]),
+            (100, &[51], Over, &[(0, 34), (68, 100)]),
+            (100, &[0], Near, &[]),
+            (100, &[0], Over, &[(16, 100)]),
+            (100, &[90, 20], Over, &[(0, 4), (36, 74)]),
+            // readers who are beyond the end, and near each other
+            (100, &[30, 40, 500], Over, &[(0, 14), (56, 100)]),
+        ];
+        for (end, readers, pressure, want) in cases {
+            let readers: Vec<u64> = readers.iter().map(|reader| reader * MIB).collect();
+            let got: Vec<_> =
+                may_go(end * MIB, &readers, pressure).iter().map(|it| (it.start / MIB, it.end / MIB)).collect();
+            assert_eq!(got, want, "{end} {readers:?} {pressure:?}");
+        }
+    }
+
+    #[test]
+    fn no_offset_is_too_large() {
+        let ranges = may_go(u64::MAX, &[u64::MAX], Pressure::Over);
+        assert_eq!(ranges.len(), 1);
+        assert_eq!(ranges[0], 0..down(u64::MAX - AROUND_READER));
+    }
+}

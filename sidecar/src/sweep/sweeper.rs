@@ -1,0 +1,322 @@
+//! One pass: the files that were in use at the last one, then the walk, until the pass's time or work is used up.
+
+use super::known::{Known, SETTLE, Stamp};
+use super::openers::{Identity, Openers};
+use super::pages::{Pages, Piece};
+use super::walk::{Found, Step, Walk, reach};
+use super::{Counted, PASS, Pressure, plan, processor_time};
+use crate::leases;
+use rustix::fs::{FileType, fstat};
+use rustix::param::page_size;
+use rustix::time::{ClockId, clock_gettime};
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+/// What one pass may do; the time is a processor's.
+const MOST_TIME: Duration = Duration::from_millis(20);
+const MOST_ENTRIES: usize = 2000;
+/// A file of which so much is on its way to the disk is sent no more of.
+const MOST_FLUSHED: u64 = 64 * MIB;
+const MOST_DROPPED: u64 = 256 * MIB;
+/// Files of which something is known. One takes about 300 bytes.
+const MOST_KNOWN: usize = 4096;
+/// A file that was not cached for so long may be forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+/// A file that nothing is remembered of may go when it has not changed for so long.
+const OLD: Duration = Duration::from_secs(30);
+/// Files that are visited at each pass, before the walk goes on: a walk through millions takes minutes.
+const MOST_IN_USE: usize = 64;
+/// Longest rest after a walk that found nothing.
+const LONGEST_REST: Duration = Duration::from_secs(2);
+/// The walk's directories stay open for so long after the last pass.
+const KEEP_PLACE: Duration = Duration::from_secs(10);
+/// A range that is partly unwritten is dropped only for so much: what cannot go has the kernel empty a list on every
+/// processor (`lru_add_drain_all`).
+const WORTH_IT: u64 = 4 * MIB;
+/// What a file needs to be written whose pages cannot be counted, before they are dropped.
+const WRITTEN_AFTER: Duration = Duration::from_secs(1);
+
+/// The sweep's state between passes.
+#[derive(Debug)]
+pub struct Sweeper {
+    walk: Walk,
+    walk_due: Duration,
+    rest: Duration,
+    /// The walk that goes on has found something to do.
+    has_found: bool,
+    known: HashMap<Identity, Known>,
+    /// Their paths, and whether their pages cannot be counted.
+    in_use: HashMap<Identity, (Vec<u8>, bool)>,
+    last_pass: Duration,
+    counted: Arc<Counted>,
+}
+
+/// One pass.
+struct Pass<'a> {
+    now: Duration,
+    /// Since 1970.
+    clock: Duration,
+    pressure: Pressure,
+    openers: &'a Openers,
+    leased: BTreeSet<u64>,
+    flush_bytes: u64,
+    drop_bytes: u64,
+}
+
+impl Sweeper {
+    /// Nothing is known yet.
+    pub fn new(patterns: &[String], counted: Arc<Counted>) -> Sweeper {
+        Sweeper {
+            walk: Walk::new(patterns),
+            walk_due: Duration::ZERO,
+            rest: PASS,
+            has_found: false,
+            known: HashMap::new(),
+            in_use: HashMap::new(),
+            last_pass: Duration::ZERO,
+            counted,
+        }
+    }
+
+    /// No container is near its target.
+    pub fn rest(&mut self, now: Duration) {
+        if now.saturating_sub(self.last_pass) > KEEP_PLACE {
+            self.walk.reset();
+            self.known = HashMap::new();
+            self.in_use = HashMap::new();
+        }
+    }
+
+    /// Visits files.
+    pub fn pass(&mut self, at: Duration, pressure: Pressure, openers: &Openers) {
+        self.last_pass = at;
+        let mut pass = Pass {
+            now: at,
+            clock: Duration::try_from(clock_gettime(ClockId::Realtime)).unwrap_or_default(),
+            pressure,
+            openers,
+            leased: leases::inodes(),
+            flush_bytes: MOST_FLUSHED,
+            drop_bytes: MOST_DROPPED,
+        };
+        for (path, is_layered) in std::mem::take(&mut self.in_use).into_values() {
+            let found = reach(&path).and_then(|place| Ok((fstat(&place)?, place)));
+            if let Ok((stat, place)) = found
+                && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            {
+                self.visit(Found { place, stat, path, is_layered }, &mut pass);
+            }
+        }
+        if at < self.walk_due {
+            return;
+        }
+        let busy = processor_time();
+        for _ in 0..MOST_ENTRIES {
+            match self.walk.step() {
+                Step::File(found) => self.has_found |= self.visit(found, &mut pass),
+                Step::Other => {}
+                Step::End => {
+                    let found = std::mem::take(&mut self.has_found);
+                    self.rest = if found { PASS } else { (self.rest * 2).min(LONGEST_REST) };
+                    self.walk_due = at + self.rest;
+                    break;
+                }
+            }
+            if processor_time().saturating_sub(busy) > MOST_TIME || pass.drop_bytes == 0 {
+                break;
+            }
+        }
+    }
+
+    /// Returns whether there was something to do that was not done a moment ago.
+    fn visit(&mut self, found: Found, pass: &mut Pass) -> bool {
+        let id = Identity { dev: found.stat.st_dev, ino: found.stat.st_ino };
+        let is_fresh = self.known.get(&id).is_some_and(|known| pass.now.saturating_sub(known.looked) < PASS / 2);
+        // to open a file with a lease breaks it
+        if is_fresh || found.stat.st_size <= 0 || pass.leased.contains(&id.ino) {
+            return false;
+        }
+        let Ok(pages) = Pages::open(&found.place) else { return false };
+        let bytes = found.stat.st_size.cast_unsigned();
+        let pieces = if found.is_layered { None } else { pages.pieces(bytes).ok() };
+        if pieces.as_ref().is_some_and(Vec::is_empty) {
+            return false;
+        }
+        let modified = (found.stat.st_mtime, i64::try_from(found.stat.st_mtime_nsec).unwrap_or(0));
+        let written = Duration::new(u64::try_from(modified.0).unwrap_or(0), u32::try_from(modified.1).unwrap_or(0));
+        // a server's clock may be ahead
+        let age = pass.clock.abs_diff(written);
+        let stamp = Stamp { bytes, modified };
+        let (mut known, has_changed, is_new) = match self.known.remove(&id) {
+            Some(mut known) => {
+                let has_changed = known.look(stamp, pass.now);
+                (known, has_changed, false)
+            }
+            None => (Known::new(stamp, pass.now, age), age < SETTLE, true),
+        };
+        if self.known.len() >= MOST_KNOWN {
+            self.known.retain(|_, known| pass.now.saturating_sub(known.looked) < FORGOTTEN);
+        }
+        let has_place = self.known.len() < MOST_KNOWN;
+        let mut visit = Visit { pages, pass, known: &mut known, counted: &self.counted, bytes, has_changed };
+        let readers = visit.pass.openers.readers(id);
+        let is_in_use = match pieces {
+            Some(pieces) => visit.seen(&pieces, &readers, is_new && !has_place && age > OLD),
+            None => has_place && visit.unseen(&readers),
+        };
+        if is_in_use && self.in_use.len() < MOST_IN_USE {
+            self.in_use.insert(id, (found.path, found.is_layered));
+        }
+        if has_place {
+            self.known.insert(id, known);
+        }
+        is_in_use
+    }
+}
+
+/// One file at one pass.
+struct Visit<'a, 'b> {
+    pages: Pages,
+    pass: &'a mut Pass<'b>,
+    known: &'a mut Known,
+    counted: &'a Counted,
+    bytes: u64,
+    has_changed: bool,
+}
+
+impl Visit<'_, '_> {
+    /// The end of what may be sent and dropped, and whether the file grows: its tail stays then.
+    fn end(&self) -> (u64, bool) {
+        match self.known.tail(self.pass.now, self.has_changed, self.pass.pressure) {
+            0 => (self.bytes.next_multiple_of(page_size() as u64), false),
+            tail => (plan::down(self.bytes.saturating_sub(tail)), true),
+        }
+    }
+
+    fn back_off(&mut self) {
+        self.known.back_off(self.pass.now);
+        self.counted.back_offs.fetch_add(1, Relaxed);
+    }
+
+    /// Sends and drops what the page cache holds. Returns whether to come again soon.
+    fn seen(&mut self, pieces: &[Piece], readers: &[u64], at_once: bool) -> bool {
+        let pages = &self.pages;
+        let cached = |range: &Range<u64>| pages.stat(range).map_or(0, |stat| stat.cached);
+        if self.known.was_touched(cached) {
+            self.back_off();
+        } else {
+            self.known.cool(self.pass.now);
+        }
+        let (end, is_growing) = self.end();
+        // the last page of a file that grows is written to again
+        let page = page_size() as u64;
+        let sent = self.send(pieces, if is_growing { self.bytes / page * page } else { end });
+        let front = pieces.last().map(|piece| (piece.range.start, piece.stat.cached));
+        let moving = self.known.moving_front(front).filter(|_| !is_growing && !at_once);
+        let mut dropped = 0;
+        if !self.known.is_quiet(self.pass.now) {
+            let ranges = plan::may_go(end.min(moving.unwrap_or(end)), readers, self.pass.pressure);
+            let (tried, pages) = self.drop_ranges(pieces, &ranges);
+            dropped = pages;
+            if tried > 0 && dropped == 0 {
+                // mapped, or locked in memory
+                self.back_off();
+            }
+        }
+        let left: u64 = pieces.iter().map(|piece| piece.stat.cached).sum::<u64>().saturating_sub(dropped);
+        let is_large = left * page_size() as u64 > MIB && !self.known.is_quiet(self.pass.now);
+        sent > 0 || dropped > 0 || moving.is_some() || self.has_changed || is_large
+    }
+
+    /// Starts writeback before `end`; returns how many pages are on their way.
+    fn send(&mut self, pieces: &[Piece], end: u64) -> u64 {
+        let page = page_size() as u64;
+        let mut under_way: u64 = pieces.iter().map(|piece| piece.stat.writeback).sum();
+        let mut pages = 0;
+        for Piece { range, stat } in pieces {
+            let range = range.start..range.end.min(end);
+            if stat.dirty == 0 || range.is_empty() {
+                continue;
+            }
+            // the call would wait for room in the disk's queue
+            if self.pass.flush_bytes == 0 || under_way * page >= MOST_FLUSHED {
+                break;
+            }
+            let Ok(before) = self.pages.stat(&range) else { break };
+            self.pages.send(&range);
+            let after = self.pages.stat(&range).unwrap_or(before);
+            let sent = before.dirty.saturating_sub(after.dirty);
+            let bytes = sent * page;
+            under_way += sent;
+            self.pass.flush_bytes = self.pass.flush_bytes.saturating_sub(bytes);
+            self.counted.flushed_bytes.fetch_add(bytes, Relaxed);
+            pages += sent;
+        }
+        pages
+    }
+
+    /// Gives clean pages back; returns how many there were and how many went.
+    fn drop_ranges(&mut self, pieces: &[Piece], ranges: &[Range<u64>]) -> (u64, u64) {
+        let page = page_size() as u64;
+        let (mut tried, mut dropped) = (0, 0);
+        for piece in pieces {
+            for range in ranges {
+                let range = range.start.max(piece.range.start)..range.end.min(piece.range.end);
+                if range.is_empty() || self.pass.drop_bytes == 0 {
+                    continue;
+                }
+                let Ok(before) = self.pages.stat(&range) else { continue };
+                let unwritten = before.dirty + before.writeback;
+                let clean = before.cached.saturating_sub(unwritten);
+                if clean == 0 || unwritten > 0 && clean * page < WORTH_IT {
+                    continue;
+                }
+                self.pages.give_back(&range);
+                let after = self.pages.stat(&range).unwrap_or(before);
+                let went = before.cached.saturating_sub(after.cached);
+                if went > 0 {
+                    self.known.dropped(range);
+                    self.pass.drop_bytes = self.pass.drop_bytes.saturating_sub(went * page);
+                    self.counted.dropped_bytes.fetch_add(went * page, Relaxed);
+                }
+                tried += clean;
+                dropped += went;
+            }
+        }
+        // what would not go is no sign of a reader
+        let pages = &self.pages;
+        self.known.was_touched(|range| pages.stat(range).map_or(0, |stat| stat.cached));
+        (tried, dropped)
+    }
+
+    /// Sends and drops each range once, as the file grows: nobody says what of it is cached, and so nobody would say that
+    /// it was read again. Returns whether to come again soon.
+    fn unseen(&mut self, readers: &[u64]) -> bool {
+        let (end, _) = self.end();
+        let mut progress = self.known.unseen;
+        match progress.sent {
+            Some((sent_to, at)) if self.pass.now.saturating_sub(at) >= WRITTEN_AFTER => {
+                let ranges = plan::may_go(sent_to.min(end), readers, self.pass.pressure);
+                if let Some(range) = ranges.first().filter(|range| range.start == 0 && range.end > progress.dropped_to)
+                {
+                    self.pages.give_back(&(progress.dropped_to..range.end));
+                    progress.dropped_to = range.end;
+                }
+                progress.sent = None;
+            }
+            None if end > progress.dropped_to && self.pass.flush_bytes > 0 => {
+                let to = end.min(progress.dropped_to.saturating_add(MOST_FLUSHED));
+                self.pages.send(&(progress.dropped_to..to));
+                self.pass.flush_bytes = self.pass.flush_bytes.saturating_sub(to - progress.dropped_to);
+                progress.sent = Some((to, self.pass.now));
+            }
+            _ => {}
+        }
+        self.known.unseen = progress;
+        progress.sent.is_some() || self.has_changed
+    }
+}

@@ -1,0 +1,262 @@
+//! The sidecar's sweep of a volume that it mounts too, read-only: for programs without the library. The kernel's own counts
+//! of the container, and of what was read from the disk.
+
+use freeboard_budget::cgroup::{number, stat};
+use freeboard_tests::cgroup::Group;
+use freeboard_tests::freeboard::{self, Sidecar};
+use freeboard_tests::lab::{Lab, path_str, run};
+use freeboard_tests::slow_disk::{Filesystem, SlowDisk};
+use freeboard_tests::{MIB, programs, truth};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A container whose own memory takes 76 % of its limit.
+const LIMIT: u64 = 3000 * MIB;
+const OWN_MIB: u64 = 2281;
+const ALERT: u64 = LIMIT / 100 * 80;
+const DISK: u64 = 200 * MIB;
+/// Most that may be read from the disk of what a program reads.
+const AMPLIFICATION: f64 = 0.05;
+/// Longest append, but for one in a thousand; where plain ones take long on this machine, twice as long as those.
+const APPEND_US: f64 = 50_000.0;
+
+/// A disk with a directory that containers share, and where the sidecar sees it.
+struct Volume<'lab> {
+    disk: SlowDisk<'lab>,
+    dir: PathBuf,
+    seen: PathBuf,
+}
+
+impl<'lab> Volume<'lab> {
+    fn new(lab: &'lab Lab, filesystem: Filesystem) -> Volume<'lab> {
+        let disk = SlowDisk::new(lab, filesystem, DISK);
+        let (dir, seen) = (disk.dir().join("volume"), lab.dir().join("seen"));
+        for dir in [&dir, &seen] {
+            fs::create_dir(dir).expect("cannot make a directory");
+        }
+        run("mount", &["--bind", &path_str(&dir), &path_str(&seen)]);
+        run("mount", &["-o", "remount,bind,ro", &path_str(&seen)]);
+        Volume { disk, dir, seen }
+    }
+
+    fn sidecar(&self, lab: &Lab) -> Sidecar {
+        let workload = format!("[sweep]\npaths = [{:?}]\n", path_str(&self.seen.join("**")));
+        Sidecar::start_with(lab, Some(&freeboard::workload(lab.dir(), &workload)))
+    }
+}
+
+/// What a group's working set was at most, as Kubernetes computes it: usage without inactive file pages.
+struct WorkingSet {
+    stop: Arc<AtomicBool>,
+    sampler: JoinHandle<u64>,
+}
+
+impl WorkingSet {
+    fn watch(group: &Group) -> WorkingSet {
+        let (stop, dir) = (Arc::new(AtomicBool::new(false)), group.dir().to_owned());
+        let is_ending = stop.clone();
+        let sampler = std::thread::spawn(move || {
+            let mut most = 0;
+            while !is_ending.load(Ordering::Relaxed) {
+                most = most.max(working_set(&dir));
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            most
+        });
+        WorkingSet { stop, sampler }
+    }
+
+    fn most(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.sampler.join().expect("the sampler ended early")
+    }
+}
+
+fn working_set(group: &Path) -> u64 {
+    let read = |file: &str| fs::read_to_string(group.join(file)).expect("cannot read the group's files");
+    let usage = number(read("memory.usage_in_bytes").trim().as_bytes()).expect("usage is no number");
+    let inactive = read("memory.stat").lines().find_map(|line| line.strip_prefix("total_inactive_file ")?.parse().ok());
+    usage.saturating_sub(inactive.expect("memory.stat has no total_inactive_file"))
+}
+
+fn anonymous(group: &Group) -> u64 {
+    stat(&fs::read(group.dir().join("memory.stat")).expect("cannot read memory.stat")).anon.expect("no rss")
+}
+
+fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within 30 s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether a sidecar looks at a group: it has its files open.
+fn is_watched(sidecar: &Sidecar, group: &Group) -> bool {
+    let fds = fs::read_dir(format!("/proc/{}/fd", sidecar.pid())).expect("the sidecar is gone");
+    fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|path| path.starts_with(group.dir())))
+}
+
+/// A number or a word that a program printed.
+fn printed<'a>(output: &'a str, key: &str) -> &'a str {
+    let value = output.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    value.unwrap_or_else(|| panic!("no {key} in {output}"))
+}
+
+fn count(output: &str, key: &str) -> f64 {
+    printed(output, key).parse().unwrap_or_else(|_| panic!("{key} is no number in {output}"))
+}
+
+fn python() -> Command {
+    Command::new(run("python3", &["-c", "import sys; print(sys.executable)"]))
+}
+
+/// What one run of a service came to.
+struct Service {
+    working_set: u64,
+    output: String,
+}
+
+/// Runs a service in a container, with a sidecar that sweeps a volume, or plainly: once it holds its memory, and the
+/// sidecar has found it, it may go.
+fn serve(lab: &Lab, swept: Option<&Volume>, go: &Path, command: &mut Command, what: &str) -> Service {
+    let _ = fs::remove_file(go);
+    let group = Group::new(lab, LIMIT);
+    let member = group.spawn(command);
+    eventually("the service holds its memory", || anonymous(&group) > (OWN_MIB - 60) * MIB);
+    let sidecar = swept.map(|volume| volume.sidecar(lab));
+    if let Some(sidecar) = &sidecar {
+        eventually("the sidecar has found the container", || is_watched(sidecar, &group));
+    }
+    let working_set = WorkingSet::watch(&group);
+    fs::write(go, "").expect("cannot write");
+    let run = member.wait();
+    let working_set = working_set.most();
+    println!(
+        "{what}: {:.1} s, own memory {} MiB, working set at most {} MiB ({:.1} % of the limit), peak usage {} MiB, {} limit hits",
+        run.wall.as_secs_f64(),
+        run.figures.peak_anon_bytes / MIB,
+        working_set / MIB,
+        100.0 * working_set as f64 / LIMIT as f64,
+        run.figures.peak_usage_bytes / MIB,
+        run.figures.limit_hits,
+    );
+    println!("{what}: {}", run.output.trim().replace('\n', ", "));
+    run.assert_never_at_the_limit(what);
+    Service { working_set, output: run.output }
+}
+
+/// # Panics
+/// Unless appends were as fast as they should be.
+fn assert_appends_wait_for_nobody(what: &str, swept: &Service, plain: &Service) {
+    let [swept, plain] = [swept, plain].map(|service| count(&service.output, "p999_us"));
+    assert!(swept <= APPEND_US.max(2.0 * plain), "{what}: {swept} us, plain {plain} us");
+}
+
+#[test]
+fn a_jvm_that_logs_while_collectors_read() {
+    let test = "a JVM's log";
+    let Some(lab) = Lab::alone(test) else { return };
+    let classes = path_str(&programs::java_classes(&lab, "Log"));
+    let volume = Volume::new(&lab, Filesystem::Ext4);
+    let go = lab.dir().join("go");
+    let log_for = |swept: Option<&Volume>, mib: u64, what: &str| {
+        let log = volume.dir.join(format!("{mib}.log"));
+        fs::write(&log, "").expect("cannot make the log");
+        let java = format!(
+            "java -Xms2256m -Xmx2256m -XX:+AlwaysPreTouch -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp {classes} Log {} {} {mib} 80",
+            path_str(&log),
+            path_str(&go)
+        );
+        // what two have read the kernel takes for worth keeping, and it counts as working set
+        let collectors = [(); 2].map(|()| {
+            let mut collector = python();
+            collector.arg(programs::programs_dir().join("collect.py")).arg(&log);
+            collector.stdout(Stdio::piped()).spawn().expect("cannot start a collector")
+        });
+        let service = serve(&lab, swept, &go, Command::new("sh").args(["-c", &java]), what);
+        let sum = run("sha256sum", &[&path_str(&log)]);
+        let from_disk = collectors.map(|collector| {
+            let output = collector.wait_with_output().expect("cannot wait for a collector");
+            let collected = String::from_utf8_lossy(&output.stdout).into_owned();
+            println!("{what}, collector: {}", collected.trim().replace('\n', ", "));
+            assert_eq!(count(&collected, "received"), fs::metadata(&log).expect("no log").len() as f64);
+            assert!(sum.starts_with(printed(&collected, "sha256")), "{what}: it received something else");
+            count(&collected, "read_bytes") / count(&collected, "received")
+        });
+        fs::remove_file(&log).expect("cannot remove the log");
+        (service, from_disk)
+    };
+    let (plain, _) = log_for(None, 320, "plain");
+    let (swept, from_disk) = log_for(Some(&volume), 1024, "swept");
+    assert!(plain.working_set > ALERT, "the plain one stayed under 80 %: this shows nothing");
+    assert!(swept.working_set < ALERT, "{} MiB", swept.working_set / MIB);
+    let from_disk = from_disk[0].max(from_disk[1]);
+    assert!(from_disk <= AMPLIFICATION, "{:.1} % of what a collector read came from the disk", from_disk * 100.0);
+    assert_appends_wait_for_nobody(test, &swept, &plain);
+}
+
+#[test]
+fn a_static_go_service_with_heavy_file_io() {
+    let test = "a static Go service";
+    let Some(lab) = Lab::alone(test) else { return };
+    let program = path_str(&programs::go_program(&lab, "images"));
+    let volume = Volume::new(&lab, Filesystem::Xfs);
+    let go = lab.dir().join("go");
+    let take_in = |swept: Option<&Volume>, files: u64, what: &str| {
+        let mut command = Command::new(&program);
+        command.arg(&volume.dir).arg(&go);
+        command.args([OWN_MIB, files, 30].map(|number| number.to_string()));
+        serve(&lab, swept, &go, &mut command, what)
+    };
+    let plain = take_in(None, 200, "plain");
+    let files = 300;
+    let swept = take_in(Some(&volume), files, "swept");
+    // what arrived, from the disk where it was dropped
+    let sums = format!(
+        "cd {}; for n in $(seq -f %05g 0 {}); do cat $n.original $n.result; done | sha256sum",
+        path_str(&volume.dir),
+        files - 1
+    );
+    assert!(run("sh", &["-c", &sums]).starts_with(printed(&swept.output, "sha256")), "the files hold something else");
+    assert!(plain.working_set > ALERT, "the plain one stayed under 80 %: this shows nothing");
+    assert!(swept.working_set < ALERT, "{} MiB", swept.working_set / MIB);
+    let from_disk = count(&swept.output, "read_bytes") / (files * 2 * MIB) as f64;
+    assert!(from_disk <= AMPLIFICATION, "{:.1} % of what it read came from the disk", from_disk * 100.0);
+    assert_appends_wait_for_nobody(test, &swept, &plain);
+}
+
+/// A container over its target all the time.
+#[test]
+fn what_is_hot_leased_or_elsewhere_is_left_alone() {
+    let test = "hot, leased and elsewhere";
+    let Some(lab) = Lab::alone(test) else { return };
+    let volume = Volume::new(&lab, Filesystem::Xfs);
+    let outside = volume.disk.dir().join("outside");
+    let sidecar = volume.sidecar(&lab);
+    let group = Group::new(&lab, 240 * MIB);
+    let mut program = python();
+    program.arg(programs::programs_dir().join("volume.py")).args([&volume.dir, &outside]).args(["180", "7"]);
+    let member = group.spawn(&mut program);
+    eventually("the sidecar has found the container", || is_watched(&sidecar, &group));
+    let idle = volume.dir.join("idle");
+    eventually("what nobody needs is given back", || {
+        fs::metadata(&idle).is_ok_and(|file| file.len() == 24 * MIB) && truth::cached(&idle).bytes == 0
+    });
+    let ended = member.wait();
+    println!("{test}: {}", ended.output.trim().replace('\n', ", "));
+    ended.assert_ok(test);
+    let (read, from_disk) = (count(&ended.output, "received"), count(&ended.output, "read_bytes"));
+    assert!(from_disk > 0.0, "what is hot was never dropped: this shows nothing");
+    assert!(from_disk <= AMPLIFICATION * read, "{from_disk} of {read} bytes came from the disk");
+    assert_eq!(count(&ended.output, "pipe_readers"), 0.0, "a pipe was opened");
+    assert_eq!(count(&ended.output, "lease"), f64::from(libc::F_WRLCK), "a lease was broken");
+    // the machine may take some of it by itself
+    assert!(truth::cached(&outside).bytes >= 2 * MIB, "what a link leads to was dropped");
+    drop(sidecar);
+}
