@@ -9,6 +9,8 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// Bit of [`Policy::word`]: the second bank is in force.
 const SECOND_BANK: u64 = 1 << 8;
+/// Times that a bank is read, at most.
+const READS: u32 = 8;
 
 /// One of the two banks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,18 +43,21 @@ impl Bank {
 
 impl Policy {
     /// What `read` makes of the bank in force; all that it reads from the bank belongs to one policy. It is called again
-    /// for as long as the policy changed meanwhile, which takes a person who edits the workload file.
+    /// where the policy changed meanwhile, which takes a person who edits the workload file, and at most [`READS`] times:
+    /// a sidecar that never stops changing it keeps nobody.
     pub fn read<T>(&self, mut read: impl FnMut(Bank) -> T) -> T {
         let mut word = self.word.load(Acquire);
+        let mut reads = 1;
         loop {
             let value = read(Bank::in_force(word));
             // who read a word of a bank that is being filled again sees the store that took it out of force
             fence(Acquire);
             let now = self.word.load(Acquire);
-            if now == word {
+            if now == word || reads == READS {
                 return value;
             }
             word = now;
+            reads += 1;
         }
     }
 

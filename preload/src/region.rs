@@ -269,6 +269,8 @@ pub fn mode_of_file(fd: c_int) -> Mode {
 fn first_match(budget: &Mapped, kind: Kind, policy: &Policy, path: &[u8]) -> Option<u32> {
     policy.read(|bank| {
         let rows = if kind == Kind::Rules { bank.rules(policy) } else { bank.excludes(policy) }.load(Relaxed) as usize;
+        // a count is only as good as who wrote it
+        let rows = rows.min(budget.count(kind) / 2);
         let first = bank.first_row(budget.count(kind));
         (0..rows).filter_map(|row| budget.rule(kind, first + row)).find_map(|rule| {
             let mut pattern = [0u8; PATTERN_BYTES];

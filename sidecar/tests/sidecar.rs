@@ -15,6 +15,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use support::hostile::{Numbers, cases, contents};
 use support::*;
 
 const MIB: u64 = 1 << 20;
@@ -29,11 +30,6 @@ fn field(budget: &File, row: u32, offset: usize) -> u64 {
     let mut bytes = [0u8; 8];
     budget.read_exact_at(&mut bytes, u64::from(table.offset + row * table.stride) + offset as u64).unwrap();
     u64::from_ne_bytes(bytes)
-}
-
-/// The group that the test itself is in.
-fn own_group() -> std::path::PathBuf {
-    freeboard_sidecar::cgroup::own_directory().unwrap().1
 }
 
 #[test]
@@ -188,6 +184,27 @@ fn hostile_clients_get_nothing_and_cost_nothing() {
     drop(silent);
     let tick = sidecar.tick();
     eventually("the heart beats", || sidecar.tick() > tick);
+}
+
+#[test]
+fn whatever_a_client_counts() {
+    let mut sidecar = Sidecar::start(&[]);
+    let (status, _, mut descriptors) = greet(&sidecar.socket(), &own_group()).unwrap();
+    assert_eq!((status, descriptors.len()), (STATUS_OK, 2));
+    let counters = descriptors.pop().unwrap();
+    let whole = contents(&counters);
+    let counters = File::from(counters);
+    for case in 0..cases() {
+        let mut bytes = whole.clone();
+        Numbers::of_case(case).damage(&mut bytes);
+        counters.write_all_at(&bytes, 0).unwrap();
+        // so many looks, at least: it looks every 10 ms while somebody writes, and every 100 while nobody does
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(sidecar.process.try_wait().unwrap().is_none(), "it ended");
+    let tick = sidecar.tick();
+    eventually("the heart beats", || sidecar.tick() > tick + 2);
+    assert_eq!(greet(&sidecar.socket(), &own_group()).unwrap().0, STATUS_OK);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! What the tests of the program share: the program, the library, a running sidecar, a client of its socket.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod hostile;
+
 use freeboard_budget::layout::{Header, MAJOR, MINOR};
 use freeboard_budget::protocol::{Hello, MAGIC, Welcome};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -209,4 +211,9 @@ pub fn greet(socket: &Path, directory: &Path) -> Option<(u32, u32, Vec<OwnedFd>)
     let socket = dial(socket)?;
     send(&socket, &hello(), &[directory.as_fd()]);
     receive(&socket)
+}
+
+/// The group that the test itself is in.
+pub fn own_group() -> std::path::PathBuf {
+    freeboard_sidecar::cgroup::own_directory().unwrap().1
 }
