@@ -60,7 +60,12 @@ pub fn before_close(fd: c_int, entry: Entry) {
             kept != Kept::NotYet
         });
         if kept != Kept::Yes && drops && !probe::is_stuck(file, fd) {
-            hold_until_clean(file, fd);
+            // not for longer than the helper would keep it: others may write to it, too
+            let began = sys::now_ns();
+            pace::hold(file, fd, || {
+                let is_late = sys::now_ns().wrapping_sub(began) > helper::KEEP_NS;
+                is_late || !region::is_crowded() || is_clean(file, fd)
+            });
             sys::drop_cache(fd, file.droppable_from(), 0);
         }
     }
@@ -78,19 +83,18 @@ fn hand_over(file: &'static File, fd: c_int, drops: bool) -> Kept {
     kept
 }
 
-/// A process that writes more than a window is held by that; of many short ones none ever fills it.
+/// A process that writes more than a window is held by that; of many short ones none ever fills it. Waits until what it
+/// owes of the file has arrived, and not what others write to it, or the group is no longer crowded.
 fn hold_short_process(file: &'static File, fd: c_int) {
     if region::is_crowded() && TOTALS.written_bytes.load(Relaxed) < MIN_ALLOWED {
-        hold_until_clean(file, fd);
+        let owes_little = || file.owed() <= EDGE_PAGES * ledger::PAGE;
+        pace::hold(file, fd, || !region::is_crowded() || owes_little() || is_clean(file, fd));
     }
 }
 
-/// Waits until nothing of the file is on its way any more, or the group is no longer crowded.
-fn hold_until_clean(file: &'static File, fd: c_int) {
-    pace::hold(file, fd, || {
-        !region::is_crowded()
-            || flush::measure(file, fd, 0, u64::MAX).is_none_or(|stat| stat.dirty + stat.writeback <= EDGE_PAGES)
-    });
+/// Nothing of the file is on its way, as far as that can be seen.
+fn is_clean(file: &File, fd: c_int) -> bool {
+    flush::measure(file, fd, 0, u64::MAX).is_none_or(|stat| stat.dirty + stat.writeback <= EDGE_PAGES)
 }
 
 /// The process ends: what is owed is sent on its way where the group is pressed.

@@ -16,6 +16,8 @@ use libc::c_int;
 
 /// Files at a time; more are let through unpaced and counted.
 const FILES: usize = 1024;
+/// Times that a free record is looked for.
+const ATTEMPTS: u32 = 16;
 /// The smallest grant worth making, 64 KiB.
 const GRANT_CLASS_MIN: u64 = word::class_within(64 << 10);
 /// The first grant of a file, 128 KiB: most small files never need another.
@@ -129,8 +131,13 @@ pub fn closed() -> &'static AtomicU64 {
     &CLOSED
 }
 
-/// Finds or makes the record of a file that a descriptor was found to be open on; its index.
+/// Finds or makes the record of a file that a descriptor was found to be open on; its index. `None`: all are in use.
 pub fn open(stat: &Stat, fd: c_int, how: How, mode: Mode, append: bool) -> Option<usize> {
+    // a free one can be another thread's before it is ours
+    (0..ATTEMPTS).find_map(|_| try_open(stat, fd, how, mode, append))
+}
+
+fn try_open(stat: &Stat, fd: c_int, how: How, mode: Mode, append: bool) -> Option<usize> {
     let wanted = key(stat);
     let used = USED.load(Acquire) as usize;
     let mut free = None;
@@ -422,13 +429,8 @@ impl File {
     /// Widens the range that was touched.
     #[inline(always)]
     pub fn touch(&self, offset: u64, bytes: u64) {
-        if !offset > self.not_low.load(Relaxed) {
-            self.not_low.store(!offset, Relaxed);
-        }
-        let end = offset.wrapping_add(bytes);
-        if end > self.high.load(Relaxed) {
-            self.high.store(end, Relaxed);
-        }
+        widen(&self.not_low, !offset);
+        widen(&self.high, offset.wrapping_add(bytes));
     }
 
     /// A plain call is about to write, at an offset that only the kernel knows.
@@ -570,9 +572,13 @@ impl File {
 
     /// Takes the oldest chunk out of the queue; what it still owes.
     pub fn pop(&self) -> u64 {
+        let first = self.first.load(Relaxed);
         let Some(chunk) = self.oldest() else { return 0 };
+        // the pace can have been taken over from one that was at it
+        if self.first.compare_exchange(first, first.wrapping_add(1), Relaxed, Relaxed).is_err() {
+            return 0;
+        }
         let charge = chunk.charge.swap(0, Relaxed);
-        self.first.store(self.first.load(Relaxed).wrapping_add(1), Relaxed);
         let _ = self.count.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
         charge
     }
@@ -632,6 +638,18 @@ impl File {
         debt = debt.saturating_add(self.syncing.swap(0, Relaxed));
         self.forget_range();
         debt
+    }
+}
+
+/// Raises an end of a range: what is owed is bounded by the range, so that of two threads neither may lose.
+#[inline(always)]
+fn widen(end: &AtomicU64, to: u64) {
+    if to > end.load(Relaxed) {
+        if process::has_one_thread() {
+            end.store(to, Relaxed);
+        } else {
+            end.fetch_max(to, Relaxed);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! unwritten where cachestat is blind.
 //!
 //! Its files are opened on an errand ([`crate::apart`]), never in the application's table. The buffers are static: one
-//! thread at a time comes here.
+//! thread at a time comes here, and it may be on a signal stack of 8 KiB, half of which the kernel's frame takes.
 //!
 //! This is one of the modules that may say `unsafe`.
 
@@ -26,6 +26,13 @@ struct Buffers {
     mount_len: usize,
     version: Option<Version>,
     text: [u8; 8192],
+    /// What /proc/self/cgroup says.
+    own: [u8; 2048],
+    /// Root and mount point of the group's hierarchy.
+    root: [u8; PATH],
+    point: [u8; PATH],
+    /// The path of a file.
+    name: [u8; PATH + 64],
 }
 
 struct Alone(UnsafeCell<Buffers>);
@@ -38,6 +45,10 @@ static BUFFERS: Alone = Alone(UnsafeCell::new(Buffers {
     mount_len: 0,
     version: None,
     text: [0; 8192],
+    own: [0; 2048],
+    root: [0; PATH],
+    point: [0; PATH],
+    name: [0; PATH + 64],
 }));
 static IS_LOCATED: AtomicBool = AtomicBool::new(false);
 
@@ -67,14 +78,10 @@ impl Buffers {
     }
 
     fn locate_by(&mut self, groups: &CStr, mounts: &CStr) {
-        let mut own = [0u8; 2048];
-        let Some(text) = sys::read_file(groups, &mut own) else { return };
+        let Some(text) = sys::read_file(groups, &mut self.own) else { return };
         let Some((version, path)) = cgroup::own_path(text) else { return };
-        let mut root = [0u8; PATH];
-        let mut point = [0u8; PATH];
-        let Some((root, point)) = find_mount(mounts, &mut self.text, version, path, &mut root, &mut point) else {
-            return;
-        };
+        let found = find_mount(mounts, &mut self.text, version, path, &mut self.root, &mut self.point);
+        let Some((root, point)) = found else { return };
         let below = cgroup::below_root(path, root);
         let mut end = 0;
         for &byte in point.as_bytes().iter().chain(below.as_bytes()) {
@@ -89,14 +96,13 @@ impl Buffers {
 
     /// Reads a file of the group's directory, or of the one that `len` bytes of its path name.
     fn read(&mut self, len: usize, file: &str) -> Option<&[u8]> {
-        let mut path = [0u8; PATH + 64];
-        let name = self.directory.get(..len)?.iter().chain(b"/").chain(file.as_bytes()).chain(b"\0");
+        let bytes = self.directory.get(..len)?.iter().chain(b"/").chain(file.as_bytes()).chain(b"\0");
         let mut end = 0;
-        for (slot, &byte) in path.iter_mut().zip(name) {
+        for (slot, &byte) in self.name.iter_mut().zip(bytes) {
             *slot = byte;
             end += 1;
         }
-        let path = CStr::from_bytes_with_nul(path.get(..end)?).ok()?;
+        let path = CStr::from_bytes_with_nul(self.name.get(..end)?).ok()?;
         sys::read_file(path, &mut self.text)
     }
 

@@ -24,7 +24,7 @@ use libc::c_int;
 /// Files at a time.
 const JOBS: usize = 512;
 /// Longest time that a closed file is kept open.
-const KEEP_NS: u64 = 1_000_000_000;
+pub const KEEP_NS: u64 = 1_000_000_000;
 /// The same where cachestat cannot see its pages.
 const KEEP_BLIND_NS: u64 = 300_000_000;
 /// The thread ends after so long without a job.
@@ -104,9 +104,9 @@ static DISMISSED: AtomicBool = AtomicBool::new(false);
 static BELL: AtomicU32 = AtomicU32::new(0);
 /// The device whose commit or sync the helper is in; 0: none.
 static WAITS_FOR_DEV: AtomicU64 = AtomicU64::new(0);
-/// The place of the next job; the table is a ring, oldest first behind it.
 /// Calls under way that want no thread of ours beside them.
 static ALONE: AtomicU32 = AtomicU32::new(0);
+/// The place of the next job; the table is a ring, oldest first behind it.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 static STACK: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 const STACK_BYTES: usize = 64 << 10;

@@ -16,7 +16,7 @@ use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
 use freeboard_budget::law::{self, Share, Target, Verdict};
 use freeboard_budget::layout::{
     self, Aside, CONTAINER_DROP, CONTAINER_DROP_CLOSED, CONTAINER_FLAG_BITS, CONTAINER_LIVE, CONTAINER_PRESSURE,
@@ -74,6 +74,9 @@ static POLICY_SEEN: AtomicU64 = AtomicU64::new(0);
 /// No policy's word: the last one was of another sidecar.
 const ANOTHERS: u64 = u64::MAX;
 static EXCLUDED: AtomicBool = AtomicBool::new(false);
+/// What the policy says, at hand: each small file asks for it.
+static MODE: AtomicU8 = AtomicU8::new(Mode::Auto as u8);
+static HAS_RULES: AtomicBool = AtomicBool::new(false);
 /// A rule says `always` for some file of this process.
 static ALWAYS: AtomicBool = AtomicBool::new(false);
 static FLAGS: AtomicU64 = AtomicU64::new(0);
@@ -215,8 +218,13 @@ fn attachment_row<R: freeboard_budget::shm::Row + 'static>(mapped: &Mapped, inde
     Some(unsafe { &*row })
 }
 
-/// How the process is treated: by the workload file, `auto` without one.
+/// How the process is treated, as of the last [`refresh`]: by the workload file, `auto` without one.
 pub fn mode() -> Mode {
+    Mode::from_u8(MODE.load(Relaxed))
+}
+
+/// How it is treated by what the policy says now.
+fn mode_now() -> Mode {
     if EXCLUDED.load(Relaxed) {
         return Mode::Off;
     }
@@ -242,13 +250,10 @@ fn target() -> Target {
 /// How a file is treated, as of the last [`refresh`]: by the first rule that matches its path, else as the process.
 pub fn mode_of_file(fd: c_int) -> Mode {
     let process = mode();
-    if process == Mode::Off {
-        return Mode::Off;
-    }
-    let (Some(attachment), Some(policy)) = (current(), policy()) else { return process };
-    if policy.rules.iter().all(|rows| rows.load(Relaxed) == 0) {
+    if process == Mode::Off || !HAS_RULES.load(Relaxed) {
         return process;
     }
+    let (Some(attachment), Some(policy)) = (current(), policy()) else { return process };
     let mut path = [0u8; 1024];
     let mut link = [0u8; 64];
     let Some(link) = helper::descriptor_path(&mut link, sys::gettid(), fd) else { return process };
@@ -306,8 +311,7 @@ fn refresh_at(now: u64) {
         apart::run(|apart| attach(apart, now));
         attachment = current();
     }
-    notice_policy();
-    let mode = mode();
+    let mode = notice_policy();
     if mode == Mode::Off || mode == Mode::Observe {
         FLAGS.store(0, Relaxed);
         ALLOWED.store(u64::MAX, Relaxed);
@@ -384,20 +388,23 @@ fn is_live(attachment: &Attachment, now: u64) -> bool {
     now.wrapping_sub(LAST_TICK_AT.load(Relaxed)) < STALE_MS * 1_000_000
 }
 
-/// The policy may have changed since this process and its descriptors were looked at.
-fn notice_policy() {
-    let Some(attachment) = current() else { return };
-    let Some(word) = policy().map(|policy| policy.word.load(Acquire)) else { return };
-    let before = POLICY_SEEN.swap(word, Relaxed);
-    if before == 0 || before == word {
-        return;
+/// The policy may have changed since this process and its descriptors were looked at. How the process is treated now.
+fn notice_policy() -> Mode {
+    let word = policy().map_or(0, |policy| policy.word.load(Acquire));
+    let before = if word == 0 { 0 } else { POLICY_SEEN.swap(word, Relaxed) };
+    let has_changed = before != 0 && before != word;
+    if has_changed && let Some(attachment) = current() {
+        EXCLUDED.store(is_excluded(&attachment.budget), Relaxed);
+        ALWAYS.store(false, Relaxed);
     }
-    EXCLUDED.store(is_excluded(&attachment.budget), Relaxed);
-    ALWAYS.store(false, Relaxed);
+    let mode = mode_now();
+    MODE.store(mode as u8, Relaxed);
+    HAS_RULES.store(policy().is_some_and(|policy| policy.rules.iter().any(|rows| rows.load(Relaxed) != 0)), Relaxed);
     // left alone, they stay known: whoever knows none never looks, and would not hear of the next policy
-    if mode() != Mode::Off {
+    if has_changed && mode != Mode::Off {
         descriptors::forget_policy();
     }
+    mode
 }
 
 /// Writes the process's totals to its row.
@@ -443,14 +450,8 @@ fn attach(apart: &Apart, now: u64) {
     let Some(attachment) = attach_by_socket(apart).or_else(|| attach_by_file(apart)) else { return };
     let is_new = !known.is_some_and(|known| core::ptr::eq(known, attachment));
     let tick = attachment.budget.tick().load(Acquire);
-    if is_new {
-        if let Some(Counters { row, .. }) = &attachment.counters {
-            row.claim(apart, Name::NONE, pid_container(attachment.container), tick);
-        }
-        EXCLUDED.store(is_excluded(&attachment.budget), Relaxed);
-        if known.is_some() {
-            POLICY_SEEN.store(ANOTHERS, Relaxed); // its rules may be others, though their word is the same
-        }
+    if is_new && let Some(Counters { row, .. }) = &attachment.counters {
+        row.claim(apart, Name::NONE, pid_container(attachment.container), tick);
     }
     // an answer on the socket is a sign of life; a file is alive when its tick is seen to move
     LAST_TICK.store(tick, Relaxed);
@@ -458,6 +459,8 @@ fn attach(apart: &Apart, now: u64) {
     LAST_TICK_AT.store(seen_at, Relaxed);
     if is_new {
         CURRENT.store(count + 1, Release);
+        // its rules may be others though their word is the same, and files may be open already
+        POLICY_SEEN.store(ANOTHERS, Relaxed);
     }
 }
 
@@ -578,13 +581,17 @@ fn take(apart: &Apart, budget: c_int, counters: c_int, container: usize) -> Opti
     if let Some(known) = current().filter(is_known) {
         return Some(known);
     }
-    let (budget, counters) = map(budget, false).zip(map(counters, true))?;
+    let (budget, budget_bytes) = map(budget, false)?;
+    let Some((counters, _)) = map(counters, true) else {
+        sys::unmap(budget.address().cast_mut(), budget_bytes);
+        return None;
+    };
     let counters = Some(Counters { file, row: Row::new(counters) });
     keep(apart, Attachment { budget, counters, container, copy_bytes: 0 })
 }
 
 /// Maps a sealed memfd and checks it.
-fn map(fd: c_int, counters: bool) -> Option<Mapped> {
+fn map(fd: c_int, counters: bool) -> Option<(Mapped, usize)> {
     let bytes = usize::try_from(sys::fstat(fd)?.size).ok().filter(|&bytes| bytes <= FILE_BYTES_MAX)?;
     let seals = sys::seals(fd);
     if seals < 0 || seals & libc::F_SEAL_SHRINK == 0 {
@@ -599,7 +606,7 @@ fn map(fd: c_int, counters: bool) -> Option<Mapped> {
     if mapped.is_err() {
         sys::unmap(at, bytes);
     }
-    mapped.ok()
+    Some((mapped.ok()?, bytes))
 }
 
 fn open_budget_file() -> c_int {

@@ -146,7 +146,7 @@ fn reads_filtered() -> bool {
     if fd < 0 {
         return false;
     }
-    let mut buffer = [0u8; 2048]; // all of it at once
+    let mut buffer = [0u8; 512]; // it may be on a small signal stack
     let mut matched = 0;
     let mut mode = None;
     while let Some(got) = sys::read(fd, &mut buffer).filter(|&got| got > 0 && mode.is_none()) {
@@ -233,6 +233,7 @@ pub fn filters<T: PartialOrd + From<i8>>(call: impl FnOnce() -> T) -> T {
     }
     let result = call();
     if is_ours && result < T::from(0) {
+        helper::readmit();
         process::reopen();
     }
     result

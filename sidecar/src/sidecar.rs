@@ -21,10 +21,11 @@ const LOOK: Duration = Duration::from_millis(100);
 /// # Errors
 /// What kept the service from starting.
 pub fn sidecar(flags: &Sidecar) -> Result<()> {
+    let mut file = flags.config.as_deref().map(WorkloadFile::new);
+    // while signals still end it: a FIFO may have it wait
+    let workload = flags.config.as_deref().map(Workload::load).transpose()?.unwrap_or_default();
     // before any thread starts, so that all of them leave these signals to the descriptor
     let mut requests = Requests::watch().context("cannot watch for signals")?;
-    let mut file = flags.config.as_deref().map(WorkloadFile::new);
-    let workload = flags.config.as_deref().map(Workload::load).transpose()?.unwrap_or_default();
     if let Some(dir) = &flags.install_lib {
         library::install(dir)?;
     }

@@ -115,8 +115,11 @@ impl Budget {
 
     /// Brings the copy in the region's directory up to date.
     fn copy(&self) -> std::io::Result<()> {
-        let bytes = if self.has_policy.load(Relaxed) { self.ticking_bytes } else { usize::MAX };
-        self.memory.copy_to(&self.copy, bytes)?;
+        if !self.has_policy.load(Relaxed) {
+            // first the rules, then the word that puts them in force
+            self.memory.copy_to(&self.copy, self.ticking_bytes..self.memory.bytes().len())?;
+        }
+        self.memory.copy_to(&self.copy, 0..self.ticking_bytes)?;
         self.has_policy.store(true, Relaxed);
         Ok(())
     }

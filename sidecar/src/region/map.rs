@@ -6,7 +6,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use rustix::io::pread;
 use std::fs::File;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::os::unix::fs::FileExt;
 
 /// A mapping that this process made and laid out.
@@ -45,9 +45,9 @@ impl Memory {
         Memory { raw, mapped }
     }
 
-    /// Copies the first `bytes` of the memory to the start of a file.
-    pub fn copy_to(&self, file: &File, bytes: usize) -> io::Result<()> {
-        file.write_all_at(&self.bytes()[..bytes.min(self.raw.len())], 0)
+    /// Copies a part of the memory to the same place in a file.
+    pub fn copy_to(&self, file: &File, part: Range<usize>) -> io::Result<()> {
+        file.write_all_at(&self.bytes()[part.clone()], part.start as u64)
     }
 
     /// A copy of all the memory.
@@ -55,7 +55,8 @@ impl Memory {
         self.bytes().to_vec()
     }
 
-    fn bytes(&self) -> &[u8] {
+    /// All of it.
+    pub fn bytes(&self) -> &[u8] {
         // SAFETY: the whole mapping is readable. Only the budget is read so, whose one writer is the thread that calls
         // this (it holds the lock on the state that owns the memory), and fresh memory that nobody else has.
         unsafe { std::slice::from_raw_parts(self.raw.as_ptr(), self.raw.len()) }
