@@ -50,7 +50,7 @@ pub struct Run {
     #[arg(long)]
     pub quiet: bool,
     /// The command and its arguments
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     pub command: Vec<OsString>,
 }
 
@@ -132,9 +132,19 @@ pub struct Top {
     pub once: bool,
 }
 
+/// No program starts in less.
+const LEAST_LIMIT: u64 = 1 << 20;
+/// The kernel counts pages in a signed number of bytes (`PAGE_COUNTER_MAX` in include/linux/page_counter.h).
+const MOST_LIMIT: u64 = i64::MAX as u64 - 0xffff;
+
 fn size(text: &str) -> Result<u64, String> {
     match freeboard_config::size::parse(text) {
-        Ok(0) => Err("a limit of nothing leaves no room to start; mend: give a size such as 200M".into()),
+        Ok(bytes) if bytes < LEAST_LIMIT => {
+            Err("less than 1 MiB leaves no room to start in; mend: give a size such as 200M".into())
+        }
+        Ok(bytes) if bytes > MOST_LIMIT => {
+            Err("the kernel takes no limit of 8 EiB or more; mend: give a smaller one, or none".into())
+        }
         Ok(bytes) => Ok(bytes),
         Err(error) => Err(error.to_string()),
     }
@@ -160,7 +170,15 @@ mod tests {
             assert_eq!((run.limit, run.quiet), (Some(600_000_000), false));
             assert_eq!(run.command, ["dd", "--quiet", "of=x"]);
         }
-        for arguments in [&["freeboard", "run"][..], &["freeboard", "run", "--limit", "0", "true"], &["freeboard"]] {
+        let wrong: [&[&str]; 6] = [
+            &["freeboard"],
+            &["freeboard", "run"],
+            &["freeboard", "run", "--limit", "0", "true"],
+            &["freeboard", "run", "--limit", "4k", "true"],
+            &["freeboard", "run", "--limit", "9Ei", "true"],
+            &["freeboard", "run", "--limt", "600M", "true"],
+        ];
+        for arguments in wrong {
             assert_eq!(Cli::try_parse_from(arguments).unwrap_err().exit_code(), 2, "{arguments:?}");
         }
     }

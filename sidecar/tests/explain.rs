@@ -166,9 +166,10 @@ fn what_cannot_be_explained_is_said_with_the_mend() {
     let log = dir.path().join("log");
     std::fs::write(&log, "[1.0] all is well\n").unwrap();
     let log = log.to_str().unwrap();
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 5] = [
         (&["4194305"], "there is no process 4194305; mend: "),
         (&["/nowhere"], "/nowhere is neither a process nor a memory cgroup"),
+        (&["nowhere"], "nowhere is neither a process nor a memory cgroup"),
         (&["--oom-log", "/nowhere"], "/nowhere cannot be read"),
         (&["--oom-log", log], "there is no message of the OOM killer's in it; mend: "),
     ];

@@ -42,7 +42,7 @@ fn a_region_shows_its_containers_and_their_writers() {
     let mut sidecar = Sidecar::start(&[]);
     let region = sidecar.dir.path().to_str().unwrap().to_owned();
     eventually("the sidecar is seen", || {
-        once(Some(&region)).contains("no container has come to the sidecar yet\nsidecar: alive")
+        once(Some(&region)).contains("no container is with the sidecar now\nsidecar: alive")
     });
 
     let group = CgroupDir::make("top").unwrap();

@@ -35,9 +35,10 @@ pub fn directory(subject: Option<&str>) -> Result<PathBuf> {
         }
         return Ok(directory_of(&pid.to_string()).map_err(|error| anyhow!(error))?.1);
     }
-    // also as /proc/PID/cgroup and the kernel's messages have it
+    // also as /proc/PID/cgroup and the kernel's messages have it, with a leading slash
     let mounts = fs::read("/proc/self/mountinfo").context("/proc/self/mountinfo cannot be read")?;
-    let below = [Version::V1, Version::V2].into_iter().filter_map(|version| mount_point(&mounts, version, None));
+    let below = [Version::V1, Version::V2].into_iter().filter(|_| subject.starts_with('/'));
+    let below = below.filter_map(|version| mount_point(&mounts, version, None));
     let below = below.map(|(root, point)| PathBuf::from(format!("{point}{}", below_root(subject, root))));
     let mut places = std::iter::once(PathBuf::from(subject)).chain(below);
     places.find(|path| path.join("memory.stat").exists()).with_context(|| {

@@ -52,7 +52,7 @@ pub fn draw(model: &Model, span: Duration, buffer: &mut Buffer) {
 fn header(model: &Model, area: Rect, buffer: &mut Buffer) {
     let title = match model.chosen() {
         Some((one, number, of)) => format!("usage {}  {} ({number} of {of})", show(one.water.usage), one.name),
-        None => "no container has come to the sidecar yet".to_owned(),
+        None => "no container is with the sidecar now".to_owned(),
     };
     let [first, rest] = Layout::vertical([Constraint::Length(1), Constraint::Fill(1)]).areas(area);
     Line::from(vec![Span::styled("freeboard top  ", Style::new().bold()), Span::raw(title)]).render(first, buffer);
