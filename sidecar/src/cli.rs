@@ -79,7 +79,7 @@ pub struct Sidecar {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Serve metrics for Prometheus, /healthz and /readyz here, such as 0.0.0.0:9409
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub metrics: Option<SocketAddr>,
     /// Directory to put libfreeboard.so into first
     #[arg(long, value_name = "DIR")]
@@ -100,7 +100,7 @@ pub struct Doctor {
     #[arg(long)]
     pub json: bool,
     /// A process that runs
-    #[arg(value_name = "PID", required_unless_present = "command", conflicts_with = "command")]
+    #[arg(value_name = "PID", value_parser = pid, required_unless_present = "command", conflicts_with = "command")]
     pub pid: Option<u32>,
     /// A command, as `freeboard run` would start it; it is not started
     #[arg(value_name = "CMD", last = true)]
@@ -148,6 +148,14 @@ fn size(text: &str) -> Result<u64, String> {
         Ok(bytes) => Ok(bytes),
         Err(error) => Err(error.to_string()),
     }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "not an address with a port; mend: write 127.0.0.1:9409, or 0.0.0.0:9409 for all".into())
+}
+
+fn pid(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("not the id of a process; mend: for a command, freeboard doctor -- {text}"))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 //! | [`top`] | `freeboard top` |
 //! | [`sweep`] | files on shared volumes: sent and given back while a container is near its target |
 //! | [`leases`] | files that may not be opened |
+//! | [`fresh`] | a new file where a person said, or why not |
 //! | [`library`] | finding `libfreeboard.so`, and installing it |
 //! | [`signals`] | signals as a descriptor, and dying of one |
 //!
@@ -25,6 +26,7 @@ pub mod check;
 pub mod cli;
 pub mod doctor;
 pub mod explain;
+pub mod fresh;
 pub mod leases;
 pub mod library;
 pub mod metrics;

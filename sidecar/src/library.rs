@@ -1,5 +1,6 @@
 //! `libfreeboard.so`: where it is, and putting it where applications find it.
 
+use crate::fresh;
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File, Permissions};
 use std::io::Read;
@@ -47,10 +48,10 @@ pub fn install(dir: &Path) -> Result<()> {
     if to.is_dir() {
         bail!("{}: {} is a directory: remove it", place(), to.display());
     }
-    let mut fresh = tempfile::NamedTempFile::new_in(dir).with_context(place)?;
-    std::io::copy(&mut File::open(&from).with_context(place)?, &mut fresh).with_context(place)?;
-    fresh.as_file().set_permissions(Permissions::from_mode(0o755)).with_context(place)?;
-    fresh.as_file().sync_all().with_context(place)?;
-    fresh.persist(&to).map_err(|error| error.error).with_context(place)?;
+    let mut file = fresh::file_in(dir).with_context(|| format!("cannot install {}", from.display()))?;
+    std::io::copy(&mut File::open(&from).with_context(place)?, &mut file).with_context(place)?;
+    file.as_file().set_permissions(Permissions::from_mode(0o755)).with_context(place)?;
+    file.as_file().sync_all().with_context(place)?;
+    file.persist(&to).map_err(|error| error.error).with_context(place)?;
     File::open(dir).and_then(|dir| dir.sync_all()).with_context(place)
 }

@@ -347,10 +347,13 @@ fn what_cannot_work_is_said_with_its_mend() {
     let cases: [(&[&str], &str); 6] = [
         (&["--region", &region, "--socket", &path("file")], "something else lies there"),
         (&["--region", &region, "--socket", &long], "too long for a socket"),
-        (&["--region", &region, "--socket", &path("no/such/socket")], "no/such/socket"),
-        (&["--region", &path("none"), "--socket", &path("s1")], "cannot write budget"),
+        (&["--region", &region, "--socket", &path("no/such/socket")], "no/such: there is no such directory; mend: "),
+        (&["--region", &path("none"), "--socket", &path("s1")], "none: there is no such directory; mend: make it"),
         (&["--region", &region, "--socket", &path("s2"), "--config", &path("bad.toml")], "bad.toml:2:1"),
-        (&["--region", &region, "--socket", &path("s3"), "--install-lib", &path("none")], "cannot install"),
+        (
+            &["--region", &region, "--socket", &path("s3"), "--install-lib", &path("none")],
+            "none: there is no such directory; mend: make it",
+        ),
     ];
     for (arguments, want) in cases {
         let output = freeboard(["sidecar"]).args(arguments).output().unwrap();

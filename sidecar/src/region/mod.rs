@@ -10,6 +10,7 @@ pub mod counters;
 mod map;
 pub mod seen;
 
+use crate::fresh;
 use anyhow::{Context, Result};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
@@ -40,7 +41,7 @@ fn seal(memfd: &File, more: SealFlags) -> Result<(), Errno> {
 /// Puts a file into the region's directory whole: what had that name before stays as it was for whoever mapped it.
 fn put(dir: &Path, name: &str, content: &[u8], mode: u32) -> Result<File> {
     let place = || format!("region {}: cannot write {name}", dir.display());
-    let mut file = tempfile::NamedTempFile::new_in(dir).with_context(place)?;
+    let mut file = fresh::file_in(dir).with_context(|| format!("cannot write {name} of the region"))?;
     std::io::Write::write_all(&mut file, content).with_context(place)?;
     file.as_file().set_permissions(Permissions::from_mode(mode)).with_context(place)?;
     file.persist(dir.join(name)).map_err(|error| error.error).with_context(place)

@@ -5,6 +5,7 @@
 use super::Bells;
 use super::state::{Admission, Refused, State};
 use crate::cgroup::Group;
+use crate::fresh;
 use anyhow::{Context, Result, bail};
 use freeboard_budget::layout::MAJOR;
 use freeboard_budget::protocol::{Hello, MAGIC, STATUS_FULL, STATUS_NOT_A_CGROUP, STATUS_OK, STATUS_VERSION, Welcome};
@@ -97,14 +98,14 @@ impl<'a> Vacant<'a> {
         let listener = new_socket().with_context(place)?;
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         // bound under a short name of its own, then moved into place
-        let fresh = tempfile::Builder::new().prefix(".s").rand_bytes(4).make_in(dir, |fresh| {
+        let made = tempfile::Builder::new().prefix(".s").rand_bytes(4).make_in(dir, |fresh| {
             let address = SocketAddrUnix::new(fresh)?;
             bind(&listener, &address).map_err(Into::into)
         });
-        let fresh = fresh.with_context(place)?;
-        std::fs::set_permissions(fresh.path(), Permissions::from_mode(0o666)).with_context(place)?;
+        let name = made.map_err(|error| fresh::unusable(dir, &error)).with_context(place)?;
+        std::fs::set_permissions(name.path(), Permissions::from_mode(0o666)).with_context(place)?;
         listen(&listener, 128).with_context(place)?;
-        fresh.persist(path).map_err(|error| error.error).with_context(place)?;
+        name.persist(path).map_err(|error| error.error).with_context(place)?;
         Ok((Server { listener }, Name(path.to_owned())))
     }
 }
