@@ -473,10 +473,15 @@ fn keep(_: &Apart, attachment: Attachment) -> Option<&'static Attachment> {
 
 fn is_excluded(budget: &Mapped) -> bool {
     let Some(policy) = budget.row::<Policy>(0) else { return false };
+    policy.excludes.iter().any(|rows| rows.load(Relaxed) != 0) && is_program_excluded(budget, policy)
+}
+
+/// Not part of its caller, whose frame may lie on a small signal stack.
+#[inline(never)]
+fn is_program_excluded(budget: &Mapped, policy: &Policy) -> bool {
     let mut program = [0u8; 1024];
-    policy.excludes.iter().any(|rows| rows.load(Relaxed) != 0)
-        && sys::read_link(c"/proc/self/exe", &mut program)
-            .is_some_and(|program| first_match(budget, Kind::Excludes, policy, program).is_some())
+    sys::read_link(c"/proc/self/exe", &mut program)
+        .is_some_and(|program| first_match(budget, Kind::Excludes, policy, program).is_some())
 }
 
 fn attach_by_socket(apart: &Apart) -> Option<&'static Attachment> {

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
@@ -433,6 +434,28 @@ static void cancelled_at_any_time(void) {
   check_blocks("file", cancel_fd, BLOCKS);
 }
 
+// ---- a handler on a stack of its own, of 8 KiB (SIGSTKSZ), whose first call is the program's first, too
+
+static int handler_fd;
+
+static void write_first(int signal) {
+  (void)signal;
+  write_blocks(handler_fd, 0, 1);
+}
+
+static void on_a_small_stack(void) {
+  enum { STACK = 8 << 10, PAGE = 4 << 10 };
+  char *stack = mmap(NULL, PAGE + STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (stack == MAP_FAILED || mprotect(stack, PAGE, PROT_NONE)) fail("mmap");
+  stack_t small = {.ss_sp = stack + PAGE, .ss_size = STACK};
+  struct sigaction action = {.sa_handler = write_first, .sa_flags = SA_ONSTACK};
+  if (sigaltstack(&small, NULL) || sigaction(SIGUSR1, &action, NULL)) fail("sigaltstack");
+  handler_fd = create("file", 0);
+  raise(SIGUSR1);
+  write_blocks(handler_fd, 1, BLOCKS);
+  check_blocks("file", handler_fd, BLOCKS);
+}
+
 static const struct {
   const char *name;
   void (*run)(void);
@@ -445,6 +468,7 @@ static const struct {
     {"storm", storm},
     {"nobody_reads", nobody_reads},
     {"file_size_limit", file_size_limit},
+    {"on_a_small_stack", on_a_small_stack},
     {"cancelled_at", cancelled_at},
     {"cancelled_at_any_time", cancelled_at_any_time},
 };

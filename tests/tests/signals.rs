@@ -16,6 +16,7 @@ fn signals_and_cancellation() {
         "storm",
         "nobody_reads",
         "file_size_limit",
+        "on_a_small_stack",
         "cancelled_at",
         "cancelled_at_any_time",
     ];
