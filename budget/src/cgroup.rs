@@ -131,7 +131,8 @@ impl Stat {
         }
     }
 
-    /// Dirty plus writeback; `None` where the kernel does not say (v1 before Linux 4.2: then nothing can be paced by it).
+    /// Dirty plus writeback; `None` where the kernel does not say (v1 before Linux 4.2: then nothing can be paced by
+    /// it).
     pub fn unwritten(&self) -> Option<u64> {
         Some(self.dirty?.saturating_add(self.writeback?))
     }

@@ -116,10 +116,10 @@ pub fn judge(level: &Level, speed: Option<u64>) -> Verdict {
     let fits = level.unwritten.saturating_add(level.target.saturating_sub(level.usage));
     let allowed = wanted.min(fits.max(tenth)).max(MIN_ALLOWED);
     let usage_soon = level.usage.saturating_add(growth);
-    // A fast disk makes more than that clean before somebody looks again: that is at most for as long as it takes to notice
-    // that nobody does. Until it is measured that may be more than fits, but clean: to drop for what a disk may be would cost
-    // whoever reads back what was written (an sqlite load at 120 MB: two thirds of it came from the disk).
-    // A disk that takes longer for what is wanted makes no more clean than is counted already.
+    // A fast disk makes more than that clean before somebody looks again: that is at most for as long as it takes to
+    // notice that nobody does. Until it is measured that may be more than fits, but clean: to drop for what a disk may
+    // be would cost whoever reads back what was written (an sqlite load at 120 MB: two thirds of it came from the
+    // disk). A disk that takes longer for what is wanted makes no more clean than is counted already.
     let arriving = speed.map_or(0, |speed| speed / 1000 * STALE_MS).saturating_sub(wanted);
     Verdict {
         allowed,
@@ -153,8 +153,8 @@ pub fn part(allowed: u64, mine: u64, others: u64, others_owed: u64) -> u64 {
     equal.min(allowed.saturating_sub(others_owed).max(equal / 4)).max(MIN_WINDOW)
 }
 
-/// Divides `allowed` among `writers` (this one included; at least 1), of whom the others owe `others_owed`; see [`part`].
-/// `configured` is the workload file's window, 0 for "auto".
+/// Divides `allowed` among `writers` (this one included; at least 1), of whom the others owe `others_owed`; see
+/// [`part`]. `configured` is the workload file's window, 0 for "auto".
 pub fn share(allowed: u64, unowned: u64, writers: u64, others_owed: u64, speed: Option<u64>, configured: u64) -> Share {
     if allowed == u64::MAX && configured == 0 {
         return Share::UNLIMITED;
@@ -169,7 +169,8 @@ fn sized(window: u64, speed: Option<u64>, configured: u64) -> Share {
     Share { window, chunk: chunk(window, speed) }
 }
 
-/// The share of a process that cannot know who else writes, but owed so much when the whole group had so much unwritten.
+/// The share of a process that cannot know who else writes, but owed so much when the whole group had so much
+/// unwritten.
 ///
 /// While others have unwritten bytes too, what it owes grows and shrinks in proportion to what all have: every other
 /// process does the same, so the sum of all windows is what is allowed, whatever their number. What all of them give up

@@ -42,9 +42,9 @@ impl Bank {
 }
 
 impl Policy {
-    /// What `read` makes of the bank in force; all that it reads from the bank belongs to one policy. It is called again
-    /// where the policy changed meanwhile, which takes a person who edits the workload file, and at most [`READS`] times:
-    /// a sidecar that never stops changing it keeps nobody.
+    /// What `read` makes of the bank in force; all that it reads from the bank belongs to one policy. It is called
+    /// again where the policy changed meanwhile, which takes a person who edits the workload file, and at most
+    /// [`READS`] times: a sidecar that never stops changing it keeps nobody.
     pub fn read<T>(&self, mut read: impl FnMut(Bank) -> T) -> T {
         let mut word = self.word.load(Acquire);
         let mut reads = 1;

@@ -1,9 +1,9 @@
 //! The counters file's rows: every step that an application or the sidecar takes on one, and counting who else writes.
 //!
-//! A row goes FREE → claimed → live → ended → FREE. The application claims it, publishes, and ends it; the sidecar takes
-//! it back from an application that seems to have been killed (that is, ends it in its place), and frees what has ended
-//! when it has added it up. Every step but that last one is a compare-and-swap on [`Slot::state`], which names the owner,
-//! so each is the owner's or fails; `tests/loom.rs` checks it.
+//! A row goes FREE → claimed → live → ended → FREE. The application claims it, publishes, and ends it; the sidecar
+//! takes it back from an application that seems to have been killed (that is, ends it in its place), and frees what has
+//! ended when it has added it up. Every step but that last one is a compare-and-swap on [`Slot::state`], which names
+//! the owner, so each is the owner's or fails; `tests/loom.rs` checks it.
 //!
 //! What the rows do not promise: an application that is stopped between a look at `state` and its stores, for so long
 //! that the row is taken back, added up and claimed by another, then writes its own older numbers over the new owner's.

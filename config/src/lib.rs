@@ -108,8 +108,8 @@ pub struct Processes {
 /// What the sidecar does by itself on volumes that it mounts too.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Sweep {
-    /// Patterns like [`Rule::path`], as the sidecar sees them, of files that are sent to the disk and taken out of the page
-    /// cache while a container is near its target. Each has a directory before its first wildcard.
+    /// Patterns like [`Rule::path`], as the sidecar sees them, of files that are sent to the disk and taken out of the
+    /// page cache while a container is near its target. Each has a directory before its first wildcard.
     pub paths: Vec<String>,
 }
 

@@ -49,7 +49,8 @@ pub(crate) fn check(key: &str, text: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Checks that a pattern of files to sweep names a directory to begin in: all below `/` would be the machine's own files.
+/// Checks that a pattern of files to sweep names a directory to begin in: all below `/` would be the machine's own
+/// files.
 ///
 /// # Errors
 /// It begins with a wildcard, or lies in the root itself.

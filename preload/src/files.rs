@@ -77,8 +77,8 @@ pub struct File {
     current: AtomicU64,
     /// The charge that was left when the kernel was last asked what of it is dirty.
     measured: AtomicU64,
-    /// Writes to it were queued, so that what is booked may not be dirty yet: when last, or when more of them was last seen
-    /// to have come; 0: never.
+    /// Writes to it were queued, so that what is booked may not be dirty yet: when last, or when more of them was last
+    /// seen to have come; 0: never.
     queued_ns: AtomicU64,
     /// What of them had come then.
     come: AtomicU64,
@@ -372,8 +372,8 @@ impl File {
         }
     }
 
-    /// Takes off what a booked call did not write after all. One that wrote nothing gives its whole charge back, so it is
-    /// counted elsewhere: the grant no longer bounds how many such calls there can be.
+    /// Takes off what a booked call did not write after all. One that wrote nothing gives its whole charge back, so it
+    /// is counted elsewhere: the grant no longer bounds how many such calls there can be.
     pub fn unbook(&self, bytes: u64, charge: u64, wrote_nothing: bool) {
         if wrote_nothing {
             self.word.fetch_sub(word::of_call(bytes, charge), Relaxed);
@@ -383,8 +383,8 @@ impl File {
         }
     }
 
-    /// Adds to the current charge what the ledger has reserved for a call that is about to be made, as if it would bring
-    /// all of that.
+    /// Adds to the current charge what the ledger has reserved for a call that is about to be made, as if it would
+    /// bring all of that.
     pub fn owe(&self, charge: u64) {
         self.current.fetch_add(charge, Relaxed);
         self.current_bytes.fetch_add(charge, Relaxed);
@@ -409,9 +409,9 @@ impl File {
         if region::is_over_target() { 0 } else { self.old_end().next_multiple_of(ledger::PAGE) }
     }
 
-    /// Grants the small calls that follow some room of their own: a chunk; where full chunks are sent, what is missing to
-    /// one, or a quarter of one where that is more. At most an eighth of what the window has left, because it counts as
-    /// owed until it is used or harvested.
+    /// Grants the small calls that follow some room of their own: a chunk; where full chunks are sent, what is missing
+    /// to one, or a quarter of one where that is more. At most an eighth of what the window has left, because it counts
+    /// as owed until it is used or harvested.
     pub fn grant(&self) {
         let room = ledger::window().saturating_sub(ledger::owed()) / 8;
         let chunk = ledger::chunk();
@@ -470,8 +470,8 @@ impl File {
         }
     }
 
-    /// Takes off what small positional calls wrote again: so many bytes beside one another cannot leave more pages dirty
-    /// than there are. What was taken, which is the caller's to credit.
+    /// Takes off what small positional calls wrote again: so many bytes beside one another cannot leave more pages
+    /// dirty than there are. What was taken, which is the caller's to credit.
     pub fn forgive_rewritten(&self) -> u64 {
         let (low, high) = (!self.not_low.load(Relaxed), self.high.load(Relaxed));
         if low >= high || self.plain.load(Relaxed) || self.is_append() {
@@ -481,8 +481,8 @@ impl File {
         self.forgive(self.current().saturating_sub(pages.saturating_mul(ledger::PAGE)))
     }
 
-    /// The current charge is more than twice what the kernel was last asked about: so that all the asking costs no more than
-    /// two looks at all of it.
+    /// The current charge is more than twice what the kernel was last asked about: so that all the asking costs no more
+    /// than two looks at all of it.
     pub fn is_to_be_measured(&self) -> bool {
         self.current() >= self.measured.load(Relaxed).saturating_mul(2).saturating_add(ledger::chunk())
     }
@@ -607,8 +607,8 @@ impl File {
         words.iter().all(|word| word.load(Relaxed) == 0) && self.count.load(Relaxed) == 0
     }
 
-    /// Its last descriptor has been closed: what it owes is the closed files' debt. Where some was sent, whoever has the pace
-    /// may be at its chunks; the next look does it then.
+    /// Its last descriptor has been closed: what it owes is the closed files' debt. Where some was sent, whoever has
+    /// the pace may be at its chunks; the next look does it then.
     pub fn close(&self) {
         if self.mode() == Mode::Observe {
             self.harvest();
@@ -653,8 +653,8 @@ fn widen(end: &AtomicU64, to: u64) {
     }
 }
 
-/// Counts in the totals what an emptied word says, and gives the ledger back what is left of its grant. The bytes, and what
-/// they are charged, which are the caller's.
+/// Counts in the totals what an emptied word says, and gives the ledger back what is left of its grant. The bytes, and
+/// what they are charged, which are the caller's.
 fn counted(before: u64) -> (i64, i64) {
     let account = word::read(before);
     ledger::TOTALS.written_bytes.fetch_add(account.bytes as u64, Relaxed);

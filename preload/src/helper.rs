@@ -247,8 +247,8 @@ fn next() -> Option<&'static Job> {
     TABLE.get(NEXT.load(Relaxed) as usize % JOBS)
 }
 
-/// `kept_from`: the first byte to be dropped of a file that is closed; `None`: it is open, and to be committed. There can be
-/// no place for it.
+/// `kept_from`: the first byte to be dropped of a file that is closed; `None`: it is open, and to be committed. There
+/// can be no place for it.
 fn post(fd: c_int, file: &'static File, charge: u64, kept_from: Option<u64>) -> Option<&'static Job> {
     let job = next().filter(|job| job.state.compare_exchange(FREE, CLAIMED, AcqRel, Relaxed).is_ok())?;
     NEXT.fetch_add(1, Relaxed);

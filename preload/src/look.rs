@@ -1,5 +1,5 @@
-//! A look at what the process owes: what a chunk's worth of writes has really left dirty, what is to be sent on its way, and
-//! what has arrived on the disk. The caller has the pace.
+//! A look at what the process owes: what a chunk's worth of writes has really left dirty, what is to be sent on its
+//! way, and what has arrived on the disk. The caller has the pace.
 
 use crate::calls::PIECE_MIN;
 use crate::files::{self, Chunk, File};
@@ -80,8 +80,8 @@ pub fn look_at_all(caller: Option<(&'static File, c_int)>) {
     region::publish(ledger::owed(), pace::is_holding());
 }
 
-/// A file whose chunks are sent as soon as they are full: where that is asked for, where a server or a sync takes its time,
-/// and where a longer wait would make one range of the whole file.
+/// A file whose chunks are sent as soon as they are full: where that is asked for, where a server or a sync takes its
+/// time, and where a longer wait would make one range of the whole file.
 pub fn is_prompt(file: &File) -> bool {
     let is_slow = matches!(file.how(), How::Remote | How::Unstable | How::Synced);
     is_slow || file.mode() == Mode::Always || file.is_scattered()
@@ -167,8 +167,8 @@ fn send_piece(file: &'static File, fd: c_int) {
     TOTALS.flushed_bytes.fetch_add(charge, Relaxed);
 }
 
-/// Writes that were queued are booked, and the kernel has not made all of them yet. What is sent meanwhile would be dirty
-/// again when its turn comes. (Where nothing else is on its way, and no more comes, it is sent all the same.)
+/// Writes that were queued are booked, and the kernel has not made all of them yet. What is sent meanwhile would be
+/// dirty again when its turn comes. (Where nothing else is on its way, and no more comes, it is sent all the same.)
 fn has_not_come(file: &File, unwritten: u64, booked: u64) -> bool {
     file.has_queued() && unwritten.saturating_add(EDGE_PAGES * ledger::PAGE) < booked
 }
@@ -269,8 +269,8 @@ pub fn confirm(file: &'static File, fd: c_int) {
     }
 }
 
-/// Gives back what is clean of a file below the first byte that it owes, at once, where usage is over its target: the next
-/// chunk may be long in coming.
+/// Gives back what is clean of a file below the first byte that it owes, at once, where usage is over its target: the
+/// next chunk may be long in coming.
 fn sweep(file: &'static File, fd: c_int) {
     let can_be = matches!(file.how(), How::Ranges | How::Group) && file.mode() != Mode::Observe;
     if can_be && region::is_over_target() && file.set_swept() {
@@ -280,8 +280,9 @@ fn sweep(file: &'static File, fd: c_int) {
     }
 }
 
-/// The disk may take chunks in another order than they were sent: takes off what has arrived of those behind the oldest, as
-/// far as they have pages of their own. Not of the youngest: calls may still be writing what it is charged for.
+/// The disk may take chunks in another order than they were sent: takes off what has arrived of those behind the
+/// oldest, as far as they have pages of their own. Not of the youngest: calls may still be writing what it is charged
+/// for.
 fn confirm_younger(file: &'static File, fd: c_int) {
     let Some(taken_to) = file.oldest().map(|oldest| oldest.high.load(Relaxed)) else { return };
     let older = file.chunks().count().saturating_sub(1);
@@ -385,7 +386,8 @@ fn fall_back() {
 }
 
 /// Where files of ours are measured by the group alone, our own share of what is unwritten is not known: it is enough
-/// that the group is within what it may owe; and where somebody asked for a window, that what is known to be ours fits it.
+/// that the group is within what it may owe; and where somebody asked for a window, that what is known to be ours fits
+/// it.
 pub fn group_has_room(charge: u64) -> bool {
     let unwritten = GROUP_UNWRITTEN.load(Relaxed);
     let known = ledger::owed().saturating_sub(OWED_BY_GROUP.load(Relaxed));

@@ -427,8 +427,9 @@ impl Found {
         }
     }
 
-    /// Starts writeback of what is dirty, of which so much was seen by nobody else. Where it may be stored to, not while the
-    /// disk has enough to do: a page that is stored to again on its way is written twice, and with it all of its folio.
+    /// Starts writeback of what is dirty, of which so much was seen by nobody else. Where it may be stored to, not
+    /// while the disk has enough to do: a page that is stored to again on its way is written twice, and with it all of
+    /// its folio.
     fn send(&mut self, fd: c_int, stat: &sys::CacheStat, unseen: u64) {
         let may_go = REASONS.load(Relaxed) & MAPS == 0 || stat.writeback.saturating_mul(PAGE) < ledger::chunk();
         if self.is_sent && stat.dirty > 0 && may_go {

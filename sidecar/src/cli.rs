@@ -43,7 +43,8 @@ pub struct Run {
     /// Write what was counted to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// Have the kernel tell of writes that no library can see: of static programs and Go (auto), of every program, or never
+    /// Have the kernel tell of writes that no library can see: of static programs and Go (auto), of every program, or
+    /// never
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub notify: Notify,
     /// Do not print the line at the end

@@ -15,8 +15,8 @@ use std::time::Duration;
 /// Time between two looks at the workload file. A look is one stat.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Runs until SIGTERM or SIGINT; reads the workload file again on SIGHUP and when it has changed. The region's files stay:
-/// processes that mapped them see the heartbeat stand still and go by their own group.
+/// Runs until SIGTERM or SIGINT; reads the workload file again on SIGHUP and when it has changed. The region's files
+/// stay: processes that mapped them see the heartbeat stand still and go by their own group.
 ///
 /// # Errors
 /// What kept the service from starting.
@@ -73,8 +73,8 @@ impl<'a> WorkloadFile<'a> {
         WorkloadFile { path, read: now, seen: now }
     }
 
-    /// Whether it is another than the one that was read, and has been for two looks: who writes it in place may not have
-    /// finished, and an empty file is a valid one.
+    /// Whether it is another than the one that was read, and has been for two looks: who writes it in place may not
+    /// have finished, and an empty file is a valid one.
     fn has_changed(&mut self) -> bool {
         let now = stamp(self.path);
         let is_still = now == std::mem::replace(&mut self.seen, now);

@@ -1,5 +1,6 @@
-//! Signals as a descriptor, what a child inherits from before this program's start, and dying of one. This is one of the crate's modules that
-//! may say `unsafe`: signal masks and dispositions have no safe interface in the crates used here.
+//! Signals as a descriptor, what a child inherits from before this program's start, and dying of one. This is one of
+//! the crate's modules that may say `unsafe`: signal masks and dispositions have no safe interface in the crates used
+//! here.
 
 use crate::cgroup::made::Door;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -218,7 +219,8 @@ pub fn send(process: rustix::process::Pid, signal: i32) {
     unsafe { libc::kill(process.as_raw_pid(), signal) };
 }
 
-/// Stands for "could not enter the cgroup" on the way from the child, which can only send an errno; exec never gives it.
+/// Stands for "could not enter the cgroup" on the way from the child, which can only send an errno; exec never gives
+/// it.
 pub const NO_ENTRY: i32 = libc::ENOTRECOVERABLE;
 
 /// Has the child, between fork and exec, restore what it is to inherit and go through the door into its cgroup. Where

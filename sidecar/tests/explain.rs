@@ -40,8 +40,8 @@ fn explain(arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Fills a group by a script until it is said to be full of that: the kernel's counters lag by up to two seconds. Each line that
-/// the script reads has it go on. The group comes before who lives in it: the last is dropped first.
+/// Fills a group by a script until it is said to be full of that: the kernel's counters lag by up to two seconds. Each
+/// line that the script reads has it go on. The group comes before who lives in it: the last is dropped first.
 fn filled(verdict: &str, file: &Path, script: &str) -> Option<(Value, CgroupDir, Inhabitant)> {
     let name = format!("explain-{verdict}");
     if !can_make_cgroups(&name) {

@@ -1,7 +1,8 @@
 //! The library against a sidecar that means harm, or is out of its mind: whatever lies in its region and whatever it
 //! answers, the program that the library was loaded into writes what it writes, ends, and hears nothing of it.
 //!
-//! Cases are made from a number, which is said where one fails. The library is the debug build: an overflow would abort.
+//! Cases are made from a number, which is said where one fails. The library is the debug build: an overflow would
+//! abort.
 
 mod support;
 

@@ -35,8 +35,8 @@ impl<'lab> Bench<'lab> {
         Bench { groups: [0, 1].map(|_| Group::new(lab, limit_bytes)), sidecar: Sidecar::start(lab) }
     }
 
-    /// Runs what `command` makes, in so many pairs, with an empty directory to write to and an idle disk. One run of a short
-    /// case takes up to a tenth more or less than the next, so it is run often.
+    /// Runs what `command` makes, in so many pairs, with an empty directory to write to and an idle disk. One run of a
+    /// short case takes up to a tenth more or less than the next, so it is run often.
     fn ratio(&self, name: &str, pairs: usize, disk: &SlowDisk, command: impl Fn(&Path) -> Command) {
         if !is_wanted(name) {
             return;

@@ -361,7 +361,8 @@ impl<'lab> Bench<'lab> {
         plain
     }
 
-    /// Makes the output's directory and what the row needs, on an idle disk, with the sources cached by nobody of the row's.
+    /// Makes the output's directory and what the row needs, on an idle disk, with the sources cached by nobody of the
+    /// row's.
     fn set_out(&self, row: &Row) -> Vec<impl Drop> {
         self.disk.full_speed();
         fs::create_dir(&self.output).expect("cannot make the output directory");

@@ -1,6 +1,6 @@
-//! Random operations, the same ones plainly and under the library in the mode that flushes most: what each of them gives
-//! must be the same, to the errno, the offset and the descriptor's number, and so must the files be in the end. Where it
-//! is not, operations are left out for as long as the difference stays, and what remains is shown.
+//! Random operations, the same ones plainly and under the library in the mode that flushes most: what each of them
+//! gives must be the same, to the errno, the offset and the descriptor's number, and so must the files be in the end.
+//! Where it is not, operations are left out for as long as the difference stays, and what remains is shown.
 
 use crate::cgroup::Group;
 use crate::lab::Lab;

@@ -45,8 +45,8 @@ impl Engine {
     /// Starts an engine that keeps images and containers below `data`, and gives it the base images. What is mounted
     /// on the host later, it does not see.
     ///
-    /// It does not see blkio either. So containers stay in its root group, where the slow disk's rule is: what a process
-    /// sends to the disk itself is measured by its own group.
+    /// It does not see blkio either. So containers stay in its root group, where the slow disk's rule is: what a
+    /// process sends to the disk itself is measured by its own group.
     ///
     /// # Errors
     /// What this machine lacks.

@@ -1,4 +1,5 @@
-//! The release build of what is tested: programs under `freeboard run` or with a sidecar, and the latency of their writes.
+//! The release build of what is tested: programs under `freeboard run` or with a sidecar, and the latency of their
+//! writes.
 
 use crate::lab::Lab;
 use crate::sys;

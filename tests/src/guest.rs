@@ -139,8 +139,8 @@ pub struct Outcome {
 }
 
 impl Guest {
-    /// Boots, runs `script` (a program with a `#!` line) in `/in`, and switches off: one guest per lab. Takes 6 s and the
-    /// script's time; the first time on a machine a minute more, for the downloads.
+    /// Boots, runs `script` (a program with a `#!` line) in `/in`, and switches off: one guest per lab. Takes 6 s and
+    /// the script's time; the first time on a machine a minute more, for the downloads.
     ///
     /// # Errors
     /// Where this machine cannot make or boot a guest. What goes wrong after that is in the [`Outcome`].

@@ -42,8 +42,8 @@ impl Lab {
         Lab::open(test, false, no_root().or_else(no_slow_disk))
     }
 
-    /// A lab for a guest, whose disks are qemu's, and for the tests inside it. May run beside another one: a guest has one
-    /// processor, which qemu itself emulates.
+    /// A lab for a guest, whose disks are qemu's, and for the tests inside it. May run beside another one: a guest has
+    /// one processor, which qemu itself emulates.
     ///
     /// `None` as for [`Lab::alone`].
     pub fn for_guest(test: &str) -> Option<Lab> {
@@ -71,7 +71,8 @@ impl Lab {
         let dir = scratch().join(&name);
         fs::create_dir(&dir).unwrap_or_else(|error| panic!("cannot make {}: {error}", dir.display()));
         let lab = Lab { name, dir, _turn: turns };
-        // In memory, so that the real disk under the machine sets no time; that of the loop disks is set by their rules.
+        // In memory, so that the real disk under the machine sets no time; that of the loop disks is set by their
+        // rules.
         run("mount", &["-t", "tmpfs", "-o", "size=75%", &lab.name, &path_str(&lab.dir)]);
         Some(lab)
     }

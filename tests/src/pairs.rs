@@ -21,9 +21,9 @@ pub struct Pairs {
     pub ratio: [f64; 3],
 }
 
-/// Feeds two programs that read their standard input the same bytes, a slice in turns, and says how long each had something
-/// to read. Two runs of a second differ by a tenth on a machine that is shared; two slices of a millisecond that follow one
-/// another do not.
+/// Feeds two programs that read their standard input the same bytes, a slice in turns, and says how long each had
+/// something to read. Two runs of a second differ by a tenth on a machine that is shared; two slices of a millisecond
+/// that follow one another do not.
 ///
 /// # Panics
 /// Where a program does not read.

@@ -15,7 +15,8 @@ pub const APT_PACKAGES: &[&str] =
 /// Where Debian keeps the libraries of aarch64 on other machines.
 pub const AARCH64_LIBRARIES: &str = "/usr/aarch64-linux-gnu";
 
-/// A file of random bytes in memory (tmpfs): its pages are charged to no group of ours, and never have to be read again.
+/// A file of random bytes in memory (tmpfs): its pages are charged to no group of ours, and never have to be read
+/// again.
 pub fn random_file(lab: &Lab, bytes: u64) -> PathBuf {
     let path = lab.dir().join(format!("random-{bytes}"));
     let copy = fs::copy(random_file_on_disk(bytes), &path);

@@ -167,8 +167,8 @@ impl<'lab> SlowDisk<'lab> {
     }
 }
 
-/// A disk that promises 300 MB and has less: what is written beyond that is lost when it is written out, after the write
-/// call went well. Not slow. Gone when dropped, broken as it may be by then.
+/// A disk that promises 300 MB and has less: what is written beyond that is lost when it is written out, after the
+/// write call went well. Not slow. Gone when dropped, broken as it may be by then.
 #[derive(Debug)]
 pub struct ThinDisk {
     store: PathBuf,

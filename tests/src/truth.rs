@@ -36,8 +36,8 @@ pub fn make_cold(path: &Path) {
     assert_eq!(cached(path).bytes, 0, "{} is still cached", path.display());
 }
 
-/// Reads a file into the page cache, from outside of any group of ours, and keeps it there: a machine that takes back what
-/// lay idle would have a program read it again, for its own group.
+/// Reads a file into the page cache, from outside of any group of ours, and keeps it there: a machine that takes back
+/// what lay idle would have a program read it again, for its own group.
 #[must_use = "it is warm as long as this is kept"]
 pub fn keep_warm(path: &Path) -> sys::Pinned {
     sys::Pinned::new(&open(path)).unwrap_or_else(|error| panic!("cannot keep {} cached: {error}", path.display()))

@@ -1,5 +1,6 @@
-//! The kernel's own count of what is written to a disk with XFS: its tracepoints, in a tracing instance of our own. Each
-//! call that puts bytes into the page cache is one event, whoever makes it and by whatever system call; mappings are none.
+//! The kernel's own count of what is written to a disk with XFS: its tracepoints, in a tracing instance of our own.
+//! Each call that puts bytes into the page cache is one event, whoever makes it and by whatever system call; mappings
+//! are none.
 
 use crate::lab::Lab;
 use std::fs::{self, File, OpenOptions};

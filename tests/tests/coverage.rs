@@ -1,5 +1,5 @@
-//! Which bytes of which programs are seen: all, to the byte, by the kernel's own count. `cargo xtask coverage` shows the same
-//! at full size.
+//! Which bytes of which programs are seen: all, to the byte, by the kernel's own count. `cargo xtask coverage` shows
+//! the same at full size.
 
 use freeboard_tests::MIB;
 use freeboard_tests::coverage::{Bench, Kind};

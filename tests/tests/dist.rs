@@ -81,8 +81,8 @@ fn it_loads_and_paces_in_every_root() {
     }
 }
 
-/// Its libraries and programs as they are, on this machine's kernel. The emulator knows neither cachestat nor seccomp, and
-/// does not wipe memory on fork.
+/// Its libraries and programs as they are, on this machine's kernel. The emulator knows neither cachestat nor seccomp,
+/// and does not wipe memory on fork.
 #[test]
 fn it_loads_and_paces_on_aarch64() {
     let test = "aarch64, emulated";

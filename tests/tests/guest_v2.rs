@@ -1,8 +1,8 @@
 //! cgroup v2, on a kernel of the suite's own choice: where writers die although v2 throttles each group, and where they
 //! survive pinned at their limit.
 //!
-//! The cases at the end run inside a guest, one after another: the tests before them boot it, hand it this very program,
-//! and have it run them.
+//! The cases at the end run inside a guest, one after another: the tests before them boot it, hand it this very
+//! program, and have it run them.
 
 use freeboard_tests::cgroup::measure;
 use freeboard_tests::differential;
@@ -203,8 +203,8 @@ mod in_guest {
         }
     }
 
-    /// The disk runs full while a program waits for its input, with so small a window that each piece is committed before
-    /// the next one comes. Neither write nor close reports an error that somebody else has fetched meanwhile.
+    /// The disk runs full while a program waits for its input, with so small a window that each piece is committed
+    /// before the next one comes. Neither write nor close reports an error that somebody else has fetched meanwhile.
     fn hears_of_a_full_disk(bench: &Bench) {
         let free = run("stat", &["--file-system", "--format=%f", NFS_EXPORTED]).parse::<u64>().expect("no number");
         let filler = format!("{NFS_EXPORTED}/filler");

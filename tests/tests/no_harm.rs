@@ -21,8 +21,8 @@ fn shell(script: &str, arguments: &[&Path]) -> Command {
 }
 
 /// Appends to a file that is cached, in `mode = "always"`, which drops what was appended as soon as it has arrived. How
-/// much of the old part stays cached; then the file's tail and all of it. The machine may take cold pages back by itself
-/// (DAMON), so the best of a few attempts counts: what the library drops, it drops each time.
+/// much of the old part stays cached; then the file's tail and all of it. The machine may take cold pages back by
+/// itself (DAMON), so the best of a few attempts counts: what the library drops, it drops each time.
 fn append_to_cached(test: &str, old_bytes: u64, append: impl Fn(&Lab, &Path) -> Command) {
     let Some(lab) = Lab::shared(test) else { return };
     let disk = SlowDisk::new(&lab, Filesystem::Xfs, DISK);

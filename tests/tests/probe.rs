@@ -1,5 +1,5 @@
-//! What a filesystem's name does not say: ext4 with data=journal is ext4, and yet sync_file_range leaves its pages dirty;
-//! only a sync writes them. 30 MiB/s (all is written twice), limit 120 MB.
+//! What a filesystem's name does not say: ext4 with data=journal is ext4, and yet sync_file_range leaves its pages
+//! dirty; only a sync writes them. 30 MiB/s (all is written twice), limit 120 MB.
 
 use freeboard_tests::cgroup::measure;
 use freeboard_tests::lab::{Lab, path_str, run};
@@ -12,8 +12,8 @@ use std::process::Command;
 const LIMIT: u64 = 120 * MB;
 const DISK: u64 = 30 * MIB;
 
-/// Runs a writer below a directory of the disk plainly and under the library, which may take `factor` times as long, and
-/// looks at what is there after both.
+/// Runs a writer below a directory of the disk plainly and under the library, which may take `factor` times as long,
+/// and looks at what is there after both.
 fn both(test: &str, factor: f64, writer: impl Fn(&Path) -> Command, check: impl Fn(&Path)) {
     let Some(lab) = Lab::shared(test) else { return };
     let disk = SlowDisk::new(&lab, Filesystem::Ext4JournalsData, DISK);

@@ -1,4 +1,5 @@
-//! `qemu-img convert` to XFS on a disk of 30 MiB/s in a memory cgroup of 200 MB: killed plainly, at home under the library.
+//! `qemu-img convert` to XFS on a disk of 30 MiB/s in a memory cgroup of 200 MB: killed plainly, at home under the
+//! library.
 
 use freeboard_tests::cgroup::measure;
 use freeboard_tests::lab::Lab;

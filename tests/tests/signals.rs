@@ -1,4 +1,5 @@
-//! Signals and cancellations meet calls that are held back. What comes of it is what would come of it without the library.
+//! Signals and cancellations meet calls that are held back. What comes of it is what would come of it without the
+//! library.
 
 use freeboard_tests::cases::Cases;
 use freeboard_tests::lab::Lab;

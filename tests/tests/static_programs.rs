@@ -1,5 +1,5 @@
-//! Programs whose writes no library sees, because they are static or written in Go: under `freeboard run`, which has the
-//! kernel tell of their writes. 250 MiB to XFS on a disk of 30 MiB/s in a memory cgroup of 100 MB.
+//! Programs whose writes no library sees, because they are static or written in Go: under `freeboard run`, which has
+//! the kernel tell of their writes. 250 MiB to XFS on a disk of 30 MiB/s in a memory cgroup of 100 MB.
 
 use freeboard_tests::cgroup::{Group, Run, measure};
 use freeboard_tests::lab::{Lab, path_str, run};

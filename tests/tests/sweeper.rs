@@ -1,6 +1,6 @@
-//! Writes that are no calls of libc's write family: submitted to queues (io_uring, AIO), stored to mappings, and made by Go
-//! where nobody tells of its calls.
-//! 250 MiB to XFS on a disk of 30 MiB/s in a memory cgroup of 100 MB (120 MB for qemu-img, which takes 17 for itself).
+//! Writes that are no calls of libc's write family: submitted to queues (io_uring, AIO), stored to mappings, and made
+//! by Go where nobody tells of its calls. 250 MiB to XFS on a disk of 30 MiB/s in a memory cgroup of 100 MB (120 MB for
+//! qemu-img, which takes 17 for itself).
 
 use freeboard_tests::cgroup::{Group, Run, measure};
 use freeboard_tests::lab::{Lab, path_str, run};
@@ -94,8 +94,8 @@ fn io_uring_is_paced() {
     assert_eq!(bench.reported("written_bytes"), DATA);
 }
 
-/// 48 MiB at once, where the window has 30, to a file that has its size from the beginning. ext4 makes such writes after
-/// the submission.
+/// 48 MiB at once, where the window has 30, to a file that has its size from the beginning. ext4 makes such writes
+/// after the submission.
 #[test]
 fn a_submission_larger_than_the_window_is_paced() {
     let test = "io_uring, submissions of 48 MiB";
@@ -130,8 +130,8 @@ fn aio_is_paced() {
     assert_eq!(bench.reported("written_bytes"), DATA);
 }
 
-/// A program that stores less than the disk can take: the kernel leaves all of it dirty until the limit is met, or for half a
-/// minute. It is found, sent and accounted for, by a thread that is there as long as the mapping.
+/// A program that stores less than the disk can take: the kernel leaves all of it dirty until the limit is met, or for
+/// half a minute. It is found, sent and accounted for, by a thread that is there as long as the mapping.
 #[test]
 fn mappings_are_swept() {
     let test = "python, mmap, 20 MiB/s";
@@ -153,8 +153,8 @@ fn mappings_are_swept() {
     assert!(unwritten <= allowed, "unwritten {unwritten} is over what is allowed, {allowed}");
 }
 
-/// Stores cannot be held back: what is stored as fast as memory takes it meets the limit, where the kernel waits for the
-/// disk.
+/// Stores cannot be held back: what is stored as fast as memory takes it meets the limit, where the kernel waits for
+/// the disk.
 #[test]
 fn mappings_that_fill_at_once_survive() {
     let test = "python, mmap";
@@ -166,8 +166,8 @@ fn mappings_that_fill_at_once_survive() {
     truth::assert_same(&bench.copy, &bench.source);
 }
 
-/// Stores under circumstances in which they are harder to find. No memory is short: what is swept is on the disk at the end,
-/// and what is not is dirty as long as the kernel pleases; for which nobody else may be short of memory either.
+/// Stores under circumstances in which they are harder to find. No memory is short: what is swept is on the disk at the
+/// end, and what is not is dirty as long as the kernel pleases; for which nobody else may be short of memory either.
 #[test]
 fn mappings_are_swept_wherever_they_are() {
     let test = "stores to mappings";

@@ -1,5 +1,5 @@
-//! `cargo xtask dist`: what is given away, for each architecture: the library, and the program as one static file, which
-//! runs where there is no libc. Both stripped, in `target/dist/ARCHITECTURE`.
+//! `cargo xtask dist`: what is given away, for each architecture: the library, and the program as one static file,
+//! which runs where there is no libc. Both stripped, in `target/dist/ARCHITECTURE`.
 
 use crate::deps;
 use anyhow::Context;
@@ -68,9 +68,9 @@ impl Toolchain {
         ]
     }
 
-    /// Debian's newest rustc with the standard library for aarch64, unpacked into a directory of its own, where it stays.
-    /// It wants a libc that may be newer than this machine's, and runs with its own; what it makes is linked with this
-    /// machine's.
+    /// Debian's newest rustc with the standard library for aarch64, unpacked into a directory of its own, where it
+    /// stays. It wants a libc that may be newer than this machine's, and runs with its own; what it makes is linked
+    /// with this machine's.
     fn of_debian(sh: &Shell, products: &Path) -> anyhow::Result<Toolchain> {
         let root = products.join("dist").join("debian-sid");
         if !root.exists() {

@@ -229,8 +229,8 @@ pub fn directory_of(process: &str) -> Result<(Version, PathBuf), String> {
     locate(&read(&file)?, &read("/proc/self/mountinfo")?).map_err(|error| format!("{file}: {error}"))
 }
 
-/// The directory of another process's memory cgroup, as that process sees it: its container may have a tree and a cgroup
-/// namespace of its own. Takes the right to look into the process: the same user and its pid namespace, or root.
+/// The directory of another process's memory cgroup, as that process sees it: its container may have a tree and a
+/// cgroup namespace of its own. Takes the right to look into the process: the same user and its pid namespace, or root.
 ///
 /// # Errors
 /// What cannot be read or opened.

@@ -58,7 +58,8 @@ impl Runtime {
         matches!(self, Runtime::Go | Runtime::GoWithCgo)
     }
 
-    /// By what a program maps files to write to them, where the runtime decides that: `Some(None)`: it has nothing for it.
+    /// By what a program maps files to write to them, where the runtime decides that: `Some(None)`: it has nothing for
+    /// it.
     pub const fn maps_files(self) -> Option<Option<&'static str>> {
         match self {
             Runtime::Java => Some(Some("if it has FileChannel.map do so")),

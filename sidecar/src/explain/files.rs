@@ -1,4 +1,5 @@
-//! Which files hold the page cache: those that a group's processes have open or mapped, and what the kernel says of each.
+//! Which files hold the page cache: those that a group's processes have open or mapped, and what the kernel says of
+//! each.
 
 use crate::leases;
 use crate::run::notify::{CacheStat, cachestat};

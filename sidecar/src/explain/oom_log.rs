@@ -1,8 +1,8 @@
-//! What the kernel says when it kills for memory: `mm/oom_kill.c` and `mm/memcontrol*.c` of 3.10 to 6.18, cgroup v1 and v2,
-//! from dmesg, the journal or syslog.
+//! What the kernel says when it kills for memory: `mm/oom_kill.c` and `mm/memcontrol*.c` of 3.10 to 6.18, cgroup v1 and
+//! v2, from dmesg, the journal or syslog.
 //!
-//! Each line is looked for by its words wherever they stand, so that any time stamp, host name or log level may come before;
-//! what is not there is not known. One message per kill, which begins at "invoked oom-killer".
+//! Each line is looked for by its words wherever they stand, so that any time stamp, host name or log level may come
+//! before; what is not there is not known. One message per kill, which begins at "invoked oom-killer".
 
 use super::figures::Figures;
 use serde::Serialize;

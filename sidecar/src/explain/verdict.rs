@@ -37,8 +37,8 @@ pub fn line(limit: u64) -> u64 {
     Target::Percent(LINE_PERCENT).bytes(limit)
 }
 
-/// Judges. Over the line, what rules is what keeps usage there: first what nothing but its owner can give back, where that
-/// alone reaches the line; then the unwritten; then what the kernel gives back when it is asked. Under the line,
+/// Judges. Over the line, what rules is what keeps usage there: first what nothing but its owner can give back, where
+/// that alone reaches the line; then the unwritten; then what the kernel gives back when it is asked. Under the line,
 /// and without a limit, it is the largest part.
 pub fn judge(figures: &Figures, was_killed: bool) -> Verdict {
     let parts = figures.parts(was_killed);
@@ -79,7 +79,8 @@ mod tests {
     use super::*;
     use Kind::{Anonymous, CleanCache, Slab, Tmpfs, Unwritten};
 
-    /// A group with a limit of 1000 whose usage is the sum of (anonymous, unwritten, clean, slab, reclaimable slab, tmpfs).
+    /// A group with a limit of 1000 whose usage is the sum of (anonymous, unwritten, clean, slab, reclaimable slab,
+    /// tmpfs).
     fn group([anonymous, unwritten, clean, kernel, reclaimable, tmpfs]: [u64; 6]) -> Figures {
         Figures {
             usage: Some(anonymous + unwritten + clean + kernel + tmpfs),

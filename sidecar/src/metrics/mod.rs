@@ -17,8 +17,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
 
-/// A family with one series for each container: name without unit, help, unit, and where the number is found; `None`: the
-/// container has none at the moment.
+/// A family with one series for each container: name without unit, help, unit, and where the number is found; `None`:
+/// the container has none at the moment.
 type PerContainer = (&'static str, &'static str, Option<Unit>, fn(&Watched) -> Option<f64>);
 
 const GAUGES: [PerContainer; 11] = [

@@ -62,8 +62,8 @@ impl Memory {
         unsafe { std::slice::from_raw_parts(self.raw.as_ptr(), self.raw.len()) }
     }
 
-    /// Copies a file's content up to `end` over private memory, all but the header; what a shortened file lacks stays as
-    /// it was.
+    /// Copies a file's content up to `end` over private memory, all but the header; what a shortened file lacks stays
+    /// as it was.
     pub fn copy_from(&mut self, file: &File, end: usize) -> io::Result<()> {
         let header = size_of::<Header>();
         let length = end.min(self.raw.len()).saturating_sub(header);

@@ -1,5 +1,6 @@
-//! Which program a command starts, and whether it makes its system calls where no library is in between: it is static, so
-//! that no library is loaded into it, or written in Go, whose calls are its own even where cgo has linked it with libc.
+//! Which program a command starts, and whether it makes its system calls where no library is in between: it is static,
+//! so that no library is loaded into it, or written in Go, whose calls are its own even where cgo has linked it with
+//! libc.
 
 use object::elf::PT_INTERP;
 use object::read::elf::{ElfFile64, ProgramHeader};

@@ -184,8 +184,8 @@ fn seconds(ns: u64) -> f64 {
     Duration::from_nanos(ns).as_secs_f64()
 }
 
-/// The file that the report will be written to. Until then one that was there keeps what it had, and one that was not is
-/// removed again where there is no report.
+/// The file that the report will be written to. Until then one that was there keeps what it had, and one that was not
+/// is removed again where there is no report.
 #[derive(Debug)]
 pub struct File {
     file: std::fs::File,

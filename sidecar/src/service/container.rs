@@ -97,8 +97,9 @@ impl Container {
         self.writers
     }
 
-    /// Looks at the ledgers and the group at `now` of any monotonic clock, and gives the numbers of the container's row.
-    /// What happened on its disks is added to `flows` too. `tick` is the budget's; `siblings` are those of [`judge`].
+    /// Looks at the ledgers and the group at `now` of any monotonic clock, and gives the numbers of the container's
+    /// row. What happened on its disks is added to `flows` too. `tick` is the budget's; `siblings` are those of
+    /// [`judge`].
     ///
     /// # Errors
     /// [`Lost`]: the group is gone, or does not say what is needed.

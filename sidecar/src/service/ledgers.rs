@@ -227,9 +227,9 @@ fn is_idle(says: Says, tick: u64) -> bool {
 /// Adds what the owner of one slot says to the pulse.
 fn look(owned: Owned, says: Says, seen: &mut Seen, tick: u64, pulse: &mut Pulse) {
     let now = Seen { nonce: owned.nonce, confirmed_bytes: says.confirmed_bytes, holding: says.holding };
-    // A process that is met for the first time may have written for hours before this sidecar started: what it confirmed
-    // until now says nothing of the disk's speed. One that has ended already lived no longer than since the last look.
-    // A row that was met between its claim and its first report says nothing yet either.
+    // A process that is met for the first time may have written for hours before this sidecar started: what it
+    // confirmed until now says nothing of the disk's speed. One that has ended already lived no longer than since the
+    // last look. A row that was met between its claim and its first report says nothing yet either.
     let before = match owned.phase {
         _ if seen.nonce == owned.nonce && seen.confirmed_bytes > 0 => *seen,
         _ if seen.nonce == owned.nonce => Seen { holding: seen.holding, ..now },

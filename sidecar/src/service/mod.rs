@@ -37,8 +37,8 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-/// Least time between two looks while somebody writes: a fast disk takes 15 MB in it, of which a small container may have
-/// to be relieved before it is full. A look costs the machine 0.1 to 0.2 ms.
+/// Least time between two looks while somebody writes: a fast disk takes 15 MB in it, of which a small container may
+/// have to be relieved before it is full. A look costs the machine 0.1 to 0.2 ms.
 pub const BUSY: Duration = Duration::from_millis(10);
 /// No container's writers fill memory faster, in bytes a second: several processors' worth of copying.
 const FASTEST: u64 = 8_000_000_000;
@@ -82,9 +82,9 @@ impl Bells {
 }
 
 impl Service {
-    /// Makes the region in `region`, listens on `socket`, and starts. While somebody writes in a group, looks at it before
-    /// half of what it has left could be full, [`BUSY`] after the last look or later; and every `idle`, at most [`IDLE`],
-    /// in any case.
+    /// Makes the region in `region`, listens on `socket`, and starts. While somebody writes in a group, looks at it
+    /// before half of what it has left could be full, [`BUSY`] after the last look or later; and every `idle`, at most
+    /// [`IDLE`], in any case.
     ///
     /// # Errors
     /// What could not be made; where another sidecar answers on the socket, that.

@@ -159,7 +159,8 @@ impl Drop for Name {
     }
 }
 
-/// Reads a hello and answers it, if it is one. Whoever sends something else gets no answer. `false`: nothing has come yet.
+/// Reads a hello and answers it, if it is one. Whoever sends something else gets no answer. `false`: nothing has come
+/// yet.
 fn answer(socket: &OwnedFd, state: &Mutex<State>, bells: &Bells) -> bool {
     match receive(socket) {
         Ok(Some((hello, descriptors))) => welcome(socket, hello, descriptors, state, bells),

@@ -1,8 +1,8 @@
 //! The law in a simulated container: the sidecar's own code (how often it looks, what it measures of the disk, what it
 //! judges, what it publishes) and the library's rules of a writer, on a disk and a kernel of which everything is known.
 //!
-//! Time goes in steps of 2 ms, in which a held call of the library looks once. A simulated kernel writes nothing that it is
-//! not told to, and takes nothing back by itself: whatever keeps usage under its target is the law.
+//! Time goes in steps of 2 ms, in which a held call of the library looks once. A simulated kernel writes nothing that
+//! it is not told to, and takes nothing back by itself: whatever keeps usage under its target is the law.
 
 use super::container::headroom;
 use super::speed::{Flow, Speeds};
@@ -469,8 +469,8 @@ impl World {
                 written_before = self.written;
             }
 
-            // Promised: unwritten fits beside the rest, or, where a burst took its place, is on its way out at the disk's
-            // speed. The kernel takes slab back by itself, so a tenth goes beside that.
+            // Promised: unwritten fits beside the rest, or, where a burst took its place, is on its way out at the
+            // disk's speed. The kernel takes slab back by itself, so a tenth goes beside that.
             let Kernel { anon, slab, .. } = self.kernel;
             let tenth = (self.case.limit / 10).min(self.target.saturating_sub(anon));
             let room = self.target.saturating_sub(anon + slab).max(if slab > 0 { tenth } else { 0 }).max(MIN_ALLOWED);

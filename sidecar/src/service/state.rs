@@ -208,9 +208,9 @@ impl State {
         Ok(Admission { row: row as u32, budget: duplicate(Some(self.budget.memfd()))?, counters: duplicate(counters)? })
     }
 
-    /// Looks, at `now` of any monotonic clock, at the containers in which somebody writes, or at `all`; and at everything
-    /// where [`TICK_MS`] have passed since the last beat, and beats. Returns the least [`Container::headroom`] of those in
-    /// which somebody writes, in bytes; `u64::MAX`: nobody does.
+    /// Looks, at `now` of any monotonic clock, at the containers in which somebody writes, or at `all`; and at
+    /// everything where [`TICK_MS`] have passed since the last beat, and beats. Returns the least
+    /// [`Container::headroom`] of those in which somebody writes, in bytes; `u64::MAX`: nobody does.
     ///
     /// # Errors
     /// What keeping the region's files up to date gave; the memfds are up to date all the same.
@@ -276,7 +276,8 @@ impl State {
         self.containers.get(row as usize)?.as_ref()?.observed()
     }
 
-    /// Takes a row of a container's counters for a writer in this process. `None`: there is no such container, or no row.
+    /// Takes a row of a container's counters for a writer in this process. `None`: there is no such container, or no
+    /// row.
     pub fn claim(&self, row: u32, nonce: u64) -> Option<usize> {
         let counters = self.containers.get(row as usize)?.as_ref()?.ledgers.counters();
         counters.claim(nonce, u64::from(row) << 32 | u64::from(std::process::id()), self.budget.tick())

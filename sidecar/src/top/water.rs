@@ -33,8 +33,8 @@ impl Layer {
 }
 
 impl Water {
-    /// How much of usage is of a layer. The layers fill usage up to its top and no more, though the kernel counts each at
-    /// another moment.
+    /// How much of usage is of a layer. The layers fill usage up to its top and no more, though the kernel counts each
+    /// at another moment.
     pub fn of(&self, layer: Layer) -> u64 {
         let anonymous = self.anonymous.min(self.usage);
         let dirty = self.dirty.min(self.usage - anonymous);

@@ -1,5 +1,5 @@
-//! What writers count. A container's counters are a memfd that the sidecar hands to its processes alone, so they are read where
-//! the sidecar has it, in `/proc/PID/fd`: by its own user, in its own container, or by root on the node.
+//! What writers count. A container's counters are a memfd that the sidecar hands to its processes alone, so they are
+//! read where the sidecar has it, in `/proc/PID/fd`: by its own user, in its own container, or by root on the node.
 
 use super::model::{Container, Counted};
 use super::source::open_file;

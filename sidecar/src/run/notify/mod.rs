@@ -1,5 +1,6 @@
-//! Pacing of writes that no library sees, those of static programs and of Go: the kernel tells of their larger writes (a seccomp filter with
-//! a user notifier, seccomp_unotify(2)), and each waits for its answer. Holding the answer back is the back-pressure.
+//! Pacing of writes that no library sees, those of static programs and of Go: the kernel tells of their larger writes
+//! (a seccomp filter with a user notifier, seccomp_unotify(2)), and each waits for its answer. Holding the answer back
+//! is the back-pressure.
 //!
 //! | module | job |
 //! | --- | --- |

@@ -16,8 +16,8 @@ use std::collections::VecDeque;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-/// Files to keep an eye on; each costs a descriptor, of which a process usually may have 1024. A window's worth of small
-/// files waits here until it is written.
+/// Files to keep an eye on; each costs a descriptor, of which a process usually may have 1024. A window's worth of
+/// small files waits here until it is written.
 const MOST_FILES: usize = 512;
 /// Time after which a file is no longer being written to.
 const IDLE: Duration = Duration::from_secs(1);

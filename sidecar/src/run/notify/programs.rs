@@ -1,6 +1,6 @@
-//! Whose calls are to be left alone: those of programs that the workload file excludes, and those that the library sees,
-//! which paces them better. It sees what is called in libc. A call that a program makes in its own code passes it by: Go
-//! makes all of them so, also where it has the library because cgo has linked it with libc.
+//! Whose calls are to be left alone: those of programs that the workload file excludes, and those that the library
+//! sees, which paces them better. It sees what is called in libc. A call that a program makes in its own code passes it
+//! by: Go makes all of them so, also where it has the library because cgo has linked it with libc.
 
 use freeboard_budget::glob;
 use rustix::fs::stat;

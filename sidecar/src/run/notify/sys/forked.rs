@@ -74,9 +74,9 @@ fn in_child(mut act: impl FnMut() -> io::Result<()> + Send + Sync + 'static) -> 
     }
 }
 
-/// Starts a second process that holds the listener too. Were the launcher the only one and died, every call that is told
-/// of would return ENOSYS: the program would lose what it writes. This one lets all calls go from then on, and ends when
-/// no process is left that the listener is told of.
+/// Starts a second process that holds the listener too. Were the launcher the only one and died, every call that is
+/// told of would return ENOSYS: the program would lose what it writes. This one lets all calls go from then on, and
+/// ends when no process is left that the listener is told of.
 ///
 /// # Errors
 /// There can be no other process, or none that knows when this one ends.

@@ -188,8 +188,8 @@ pub fn vector_bytes(thread: u32, address: u64, count: u64) -> u64 {
     vector[..whole].iter().fold(0, |sum: u64, one| sum.saturating_add(unsafe { one.assume_init_ref() }.iov_len as u64))
 }
 
-/// Starts writeback of a file's dirty pages in a range without waiting for any (sync_file_range(2)); of no length: to its
-/// end.
+/// Starts writeback of a file's dirty pages in a range without waiting for any (sync_file_range(2)); of no length: to
+/// its end.
 pub fn start_writeback(file: BorrowedFd, offset: u64, bytes: u64) {
     let [offset, bytes] = [offset, bytes].map(|it| i64::try_from(it).unwrap_or(i64::MAX));
     // SAFETY: plain integers.
