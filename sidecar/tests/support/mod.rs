@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod hostile;
+pub mod impostor;
 
 use freeboard_budget::layout::{Header, MAJOR, MINOR};
 use freeboard_budget::protocol::{Hello, MAGIC, Welcome};
