@@ -1,8 +1,10 @@
-"""volume.py VOLUME OUTSIDE MIB SECONDS: holds so much memory, and has files on a volume: one that nobody needs, one that is
-read again and again, one with a lease, one that its name alone leads to, and a pipe. Prints what it noticed."""
+"""volume.py VOLUME OUTSIDE READY GO MIB SECONDS ROUNDS: holds so much memory, and has files on a volume: one that nobody needs,
+one that is read again and again, one with a lease, one that a link leads to, and a pipe. Says so with the file READY, waits for
+the file GO, reads for so many seconds and so many times, and prints what it noticed."""
 import errno, fcntl, os, sys, time
 
-volume, outside, mib, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+volume, outside, ready, go = sys.argv[1:5]
+mib, seconds, rounds = map(int, sys.argv[5:])
 memory = bytearray(mib << 20)
 memory[::4096] = b"x" * (mib << 8)
 
@@ -17,14 +19,15 @@ os.mkfifo(f"{volume}/pipe")
 for name, size in (("idle", 24), ("hot", 8), ("leased", 4)):
     write(f"{volume}/{name}", size)
 os.sync()
+for _ in range(2):  # what was read twice the kernel does not take back first
+    with open(outside, "rb") as file:
+        file.read()
 leased = os.open(f"{volume}/leased", os.O_RDWR)
-while True:
-    try:
-        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        break
-    except BlockingIOError:  # somebody has it open at the moment
-        time.sleep(0.005)
+fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
 idle = open(f"{volume}/idle", "ab")
+open(ready, "w").close()
+while not os.path.exists(go):
+    time.sleep(0.01)
 
 def from_disk():
     with open("/proc/self/io") as io:
@@ -32,7 +35,8 @@ def from_disk():
 
 before, reads, pipe_readers = from_disk(), 0, 0
 end = time.monotonic() + seconds
-while time.monotonic() < end:
+while time.monotonic() < end or rounds > 0:
+    rounds -= 1
     with open(f"{volume}/hot", "rb", buffering=0) as hot:
         while hot.read(1 << 20):
             reads += 1 << 20
