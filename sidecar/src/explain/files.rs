@@ -1,7 +1,7 @@
 //! Which files hold the page cache: those that a group's processes have open or mapped, and what the kernel says of
 //! each.
 
-use crate::leases;
+use crate::leases::Leases;
 use crate::run::notify::{CacheStat, cachestat};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, stat, statvfs};
 use rustix::io::Errno;
@@ -59,7 +59,7 @@ impl Files {
     /// Looks at the files of processes.
     pub fn of(processes: &[u32]) -> Files {
         let mut found = Files::default();
-        let leased = leases::inodes();
+        let mut leases = Leases::default();
         let mut seen = BTreeSet::new();
         for &pid in processes {
             let fds = fs::read_dir(format!("/proc/{pid}/fd"));
@@ -74,14 +74,14 @@ impl Files {
                 if found.is_blind {
                     return found;
                 }
-                found.look(pid, &at, &name, &leased, &mut seen);
+                found.look(pid, &at, &name, &mut leases, &mut seen);
             }
         }
         found.files.sort_by_key(|file| std::cmp::Reverse(file.cached_bytes));
         found
     }
 
-    fn look(&mut self, pid: u32, at: &Path, name: &Path, leased: &BTreeSet<u64>, seen: &mut BTreeSet<(u64, u64)>) {
+    fn look(&mut self, pid: u32, at: &Path, name: &Path, leases: &mut Leases, seen: &mut BTreeSet<(u64, u64)>) {
         // asked before it is opened: to open a pipe or a terminal would be felt
         let Ok(meta) = stat(at) else { return };
         let has_cache = matches!(FileType::from_raw_mode(meta.st_mode), FileType::RegularFile | FileType::BlockDevice);
@@ -89,7 +89,7 @@ impl Files {
             return;
         }
         // to open it would break the lease (fcntl(2), F_SETLEASE)
-        if leased.contains(&meta.st_ino) {
+        if !leases.may_open(meta.st_ino) {
             self.refused += 1;
             return;
         }

@@ -112,6 +112,8 @@ impl Container {
         siblings: impl Fn(u64) -> Crowd,
     ) -> Result<Row, Lost> {
         let elapsed = now.saturating_sub(self.last_tick.replace(now).unwrap_or(now));
+        // where it cannot be read any more, nobody is to go by what it once was
+        self.last = None;
         let pulse = self.ledgers.harvest(tick).map_err(|error| Lost::Unreadable(format!("counters: {error}")))?;
         self.busy = pulse.writers > 0;
         self.writers = Crowd { writers: pulse.writers, owed_bytes: pulse.writers_owed_bytes };
@@ -150,7 +152,7 @@ impl Container {
         Ok(row)
     }
 
-    /// What the kernel said so far; `None` until the group could be read.
+    /// What the kernel said so far; `None` where the group could not be read at the last tick.
     pub fn observed(&self) -> Option<Observed> {
         Some(Observed { last: self.last?, peak: self.peak })
     }

@@ -104,8 +104,15 @@ impl Service {
         let server = Builder::new().name("server".into()).spawn(move || server.serve(&state, &bells));
         // not waited for at the end: it may hang on a client's descriptor
         server.context("cannot start a thread")?;
-        service.sweep.lock().set_paths(&workload.sweep.paths, &service.state)?;
         Ok(service)
+    }
+
+    /// Sweeps these files from now on, and no others.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub fn sweep(&self, paths: &[String]) -> Result<()> {
+        self.sweep.lock().set_paths(paths, &self.state)
     }
 
     /// Takes a group in before any of its processes says hello. Returns its row.
@@ -139,7 +146,7 @@ impl Service {
             Ok(workload) => {
                 state.reload(&workload)?;
                 drop(state);
-                self.sweep.lock().set_paths(&workload.sweep.paths, &self.state)
+                self.sweep(&workload.sweep.paths)
             }
             Err(error) => {
                 state.refuse_config();

@@ -50,13 +50,45 @@ pub struct Known {
     pub unseen: Unseen,
 }
 
-/// The progress through a file whose page cache cannot be seen.
+/// The progress through a file whose page cache cannot be seen: each part is sent, given back, and given back again, for
+/// the first time may have come too early, and on overlayfs it only starts writeback.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unseen {
-    /// All before was dropped, once.
-    pub dropped_to: u64,
+    /// All before was given back twice.
+    twice_to: u64,
+    /// All before was given back.
+    once_to: u64,
     /// All before was sent, and when.
-    pub sent: Option<(u64, Duration)>,
+    sent: Option<(u64, Duration)>,
+}
+
+impl Unseen {
+    /// What was sent, once that is long enough ago for it to be written.
+    pub fn written(&mut self, now: Duration, takes: Duration) -> Option<u64> {
+        self.sent.take_if(|(_, at)| now.saturating_sub(*at) >= takes).map(|(to, _)| to)
+    }
+
+    /// The part to give back where all before `to` may go; it is gone then.
+    pub fn give_back(&mut self, to: u64) -> Option<Range<u64>> {
+        let part = (to > self.twice_to).then_some(self.twice_to..to);
+        (self.twice_to, self.once_to) = (self.twice_to.max(self.once_to.min(to)), self.once_to.max(to));
+        part
+    }
+
+    /// The part to send now of what ends at `end`, `most` bytes of it. Empty: there is but something to give back again.
+    pub fn send(&mut self, end: u64, most: u64, now: Duration) -> Option<Range<u64>> {
+        if self.is_under_way() || end <= self.twice_to {
+            return None;
+        }
+        let part = self.once_to..end.min(self.once_to.saturating_add(most));
+        self.sent = Some((part.end, now));
+        Some(part)
+    }
+
+    /// Whether something was sent and is to be given back.
+    pub fn is_under_way(&self) -> bool {
+        self.sent.is_some()
+    }
 }
 
 impl Known {
@@ -141,12 +173,24 @@ impl Known {
         self.cooler_at = now + quiet * 4;
     }
 
-    /// Forgets half of that, where it has not been read again for long.
+    /// Forgets half of that for each time that it has not been read again for long.
     pub fn cool(&mut self, now: Duration) {
-        if self.heat > 0 && now >= self.cooler_at {
+        while self.heat > 0 && now >= self.cooler_at {
             self.heat -= 1;
-            self.cooler_at = now + QUIET * (1 << self.heat) * 4;
+            self.cooler_at += QUIET * (1 << self.heat) * 4;
         }
+    }
+
+    /// How often it was read again, and when something of it was last cached: what is least of all is worth least.
+    pub fn worth(&self) -> (u32, Duration) {
+        (self.heat, self.looked)
+    }
+
+    /// Keeps only how hot it is, while nobody looks at what is dropped and read. Returns whether it is at all.
+    pub fn rest(&mut self, now: Duration) -> bool {
+        self.runs.clear();
+        self.cool(now);
+        self.heat > 0
     }
 
     /// Whether it is left alone.
@@ -192,13 +236,46 @@ mod tests {
         file.cool(now);
         file.back_off(now);
         assert!(file.is_quiet(now + SECOND * 511), "it did not cool yet");
-        // left alone by its readers, it cools down, each time sooner
-        for _ in 0..HOTTEST {
-            now += SECOND * 4 * 512;
+        // left alone by its readers, it cools down, each time sooner, whether or not somebody looks meanwhile
+        let mut unseen = file.clone();
+        for (seconds, heat) in [(4 * 512, 8), (4 * 256, 7), (4 * 128, 6), (4 * 64, 5)] {
+            now += SECOND * seconds;
+            file.cool(now - SECOND);
+            assert_eq!(file.heat, heat + 1);
             file.cool(now);
+            assert_eq!(file.heat, heat);
         }
-        file.back_off(now);
-        assert!(!file.is_quiet(now + SECOND));
+        assert!(unseen.rest(now));
+        assert_eq!(unseen.worth(), file.worth());
+        now += SECOND * 4 * 64;
+        assert!(!unseen.rest(now), "it is as if it had never been read");
+        unseen.back_off(now);
+        assert!(!unseen.is_quiet(now + SECOND));
+    }
+
+    #[test]
+    fn what_cannot_be_counted_is_given_back_twice() {
+        let mut progress = Unseen::default();
+        let at = |seconds| SECOND * seconds;
+        let step = |progress: &mut Unseen, second, end, may_go: u64| {
+            let written = progress.written(at(second), SECOND);
+            let gone = written.and_then(|to| progress.give_back(to.min(may_go)));
+            let sent = progress.send(end, 64, at(second));
+            [gone, sent].map(|part| part.map_or((0, 0), |part| (part.start, part.end)))
+        };
+        assert_eq!(step(&mut progress, 0, 100, 100), [(0, 0), (0, 64)]);
+        assert_eq!(progress.written(at(0), SECOND), None, "a moment ago");
+        assert_eq!(step(&mut progress, 1, 100, 100), [(0, 64), (64, 100)]);
+        assert_eq!(step(&mut progress, 2, 100, 100), [(0, 100), (100, 100)]);
+        assert_eq!(step(&mut progress, 3, 100, 100), [(64, 100), (0, 0)], "and that was all");
+        assert_eq!(step(&mut progress, 4, 100, 100), [(0, 0), (0, 0)]);
+        // it grows, and somebody reads at 110
+        assert_eq!(step(&mut progress, 5, 130, 110), [(0, 0), (100, 130)]);
+        assert_eq!(step(&mut progress, 6, 130, 110), [(100, 110), (110, 130)]);
+        assert_eq!(step(&mut progress, 7, 130, 110), [(100, 110), (110, 130)]);
+        assert_eq!(step(&mut progress, 8, 130, 110), [(0, 0), (110, 130)]);
+        assert_eq!(step(&mut progress, 9, 130, 130), [(110, 130), (130, 130)]);
+        assert_eq!(step(&mut progress, 10, 130, 130), [(110, 130), (0, 0)]);
     }
 
     #[test]

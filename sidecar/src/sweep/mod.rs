@@ -32,14 +32,15 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::{retry_on_intr, write};
 use rustix::time::{ClockId, Timespec, clock_gettime};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::Builder;
 use std::time::Duration;
 use sweeper::Sweeper;
 
-/// Least time between two passes; and ten times as long as the last one kept a processor busy, or twice where usage is over
-/// the target.
+/// Least time between two passes; and as long as the last one took, and ten times as long as it kept a processor busy, or
+/// twice where usage is over the target.
 const PASS: Duration = Duration::from_millis(100);
 /// Nobody is known whose memory could be short: said when it has been so for this long.
 const NOBODY: Duration = Duration::from_secs(60);
@@ -142,16 +143,19 @@ fn sweep(patterns: &[String], counted: Arc<Counted>, state: &Mutex<State>, stop:
     let mut openers = Openers::default();
     let mut sweeper = Sweeper::new(patterns, counted);
     let mut pause = PASS;
+    let mut taken_in = BTreeSet::new();
     let mut nobody_since = Some(now());
     while !is_told_to_end(stop, pause) {
         let (started, busy) = (now(), processor_time());
         if openers.look(patterns, started) {
-            for pid in openers.processes() {
-                take_in(pid, state);
-            }
+            let seen = openers.processes().into_iter();
+            taken_in = seen.filter(|&pid| taken_in.contains(&pid) || take_in(pid, state)).collect();
         }
         // not asked for in the match: the lock would be held through the pass
         let pressure = state.lock().pressure();
+        if pressure.is_some() {
+            nobody_since = Some(started);
+        }
         match pressure {
             None => {
                 if nobody_since.is_some_and(|since| started.saturating_sub(since) > NOBODY) {
@@ -166,10 +170,11 @@ fn sweep(patterns: &[String], counted: Arc<Counted>, state: &Mutex<State>, stop:
                 sweeper.rest(started);
             }
             Some(Pressure::None) => sweeper.rest(started),
-            Some(pressure) => sweeper.pass(started, pressure, &openers),
+            Some(pressure) => sweeper.pass(started, pressure, &openers, stop),
         }
         let rest = if pressure == Some(Pressure::Over) { 2 } else { 10 };
-        pause = PASS.max(processor_time().saturating_sub(busy) * rest);
+        let [wall, busy] = [now().saturating_sub(started), processor_time().saturating_sub(busy)];
+        pause = PASS.max(wall).max(busy * rest);
     }
 }
 
@@ -178,14 +183,11 @@ fn processor_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
-/// Has the group of a process served, if it is not yet. One that cannot be seen is not.
-fn take_in(pid: u32, state: &Mutex<State>) {
-    let Ok(dir) = dir_of_process(pid) else { return };
-    let Some(id) = Group::id_of(&dir) else { return };
-    if state.lock().serves(id) {
-        return;
-    }
-    if let Ok(group) = Group::open(dir) {
-        let _ = state.lock().admit(group, now());
-    }
+/// Has the group of a process served, if it is not yet. Returns whether it is: one that cannot be seen is not.
+fn take_in(pid: u32, state: &Mutex<State>) -> bool {
+    let Ok(dir) = dir_of_process(pid) else { return false };
+    let Some(id) = Group::id_of(&dir) else { return false };
+    // not asked in one go with what follows: the lock would be held while the group is opened
+    let is_served = state.lock().serves(id);
+    is_served || Group::open(dir).is_ok_and(|group| state.lock().admit(group, now()).is_ok())
 }

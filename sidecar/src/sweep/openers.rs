@@ -1,7 +1,8 @@
 //! Which processes have the files open: where they read, and in whose memory the files' pages are. Only where they can be
 //! seen: in this pid namespace, and of the same user.
 
-use super::walk::{as_path, reach, root_of};
+use super::processor_time;
+use super::walk::{DEEPEST, as_path, reach, root_of};
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, fstat, makedev, statx};
 use std::collections::{BTreeSet, HashMap};
@@ -10,15 +11,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// Least time between two looks; and [`RARELY`] times as long as one took.
+/// Time between two looks: [`RARELY`] times as long as one kept a processor busy, within these.
 const OFTEN: Duration = Duration::from_secs(1);
+const AT_LEAST: Duration = Duration::from_secs(10);
 const RARELY: u32 = 300;
-/// Descriptors that one look takes in.
+/// Descriptors that one look takes in, and of one process.
 const MOST_LOOKED_AT: usize = 20_000;
+const MOST_OF_ONE: usize = 5_000;
 /// Of these, open files of the volumes.
 const MOST_KEPT: usize = 4096;
-/// Directories between a volume's root and a file.
-const DEEPEST: usize = 16;
 
 /// What tells one file from another.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -36,10 +37,12 @@ struct Open {
     fd: u32,
 }
 
-/// All that were found at the last look.
+/// All that were found, each process at the last look that came to it.
 #[derive(Debug, Default)]
 pub struct Openers {
     open: HashMap<Identity, Vec<Open>>,
+    /// The process that the last look ended before, for it had seen enough: the next one begins there.
+    first: u32,
     due: Duration,
 }
 
@@ -49,20 +52,24 @@ impl Openers {
         if now < self.due {
             return false;
         }
-        let started = crate::service::now();
+        let busy = processor_time();
         let roots: Vec<_> = patterns.iter().filter_map(|pattern| Root::open(root_of(pattern))).collect();
-        self.open.clear();
-        let (mut looked_at, mut kept) = (0, 0);
-        for pid in processes() {
+        let before = std::mem::take(&mut self.open);
+        let (mut left, mut kept) = (MOST_LOOKED_AT, 0);
+        let mut waiting = processes();
+        for pid in round(&waiting, std::mem::take(&mut self.first)) {
+            if left == 0 || kept >= MOST_KEPT {
+                self.first = pid;
+                break;
+            }
+            waiting.remove(&pid);
             let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-            for entry in entries {
-                looked_at += 1;
-                if looked_at > MOST_LOOKED_AT || kept > MOST_KEPT {
-                    break;
-                }
+            for entry in entries.take(MOST_OF_ONE.min(left)) {
+                left -= 1;
                 let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
                 let Ok(name) = fs::read_link(entry.path()) else { continue };
-                if name.is_absolute()
+                if kept < MOST_KEPT
+                    && name.is_absolute()
                     && let Some(id) = identity(&entry.path())
                     && roots.iter().any(|root| root.holds(&name, id))
                 {
@@ -71,7 +78,12 @@ impl Openers {
                 }
             }
         }
-        self.due = now + OFTEN.max((crate::service::now().saturating_sub(started)) * RARELY);
+        // of processes that this look did not come to, what an earlier one found
+        let before = before.into_iter().flat_map(|(id, open)| open.into_iter().map(move |open| (id, open)));
+        for (id, open) in before.filter(|(_, open)| waiting.contains(&open.pid)).take(MOST_KEPT) {
+            self.open.entry(id).or_default().push(open);
+        }
+        self.due = now + (processor_time().saturating_sub(busy) * RARELY).clamp(OFTEN, AT_LEAST);
         true
     }
 
@@ -101,10 +113,15 @@ fn offset(text: &str) -> Option<u64> {
 }
 
 /// All processes of this pid namespace but this one.
-fn processes() -> impl Iterator<Item = u32> {
+fn processes() -> BTreeSet<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|&pid| pid != std::process::id())
+    pids.filter(|&pid| pid != std::process::id()).collect()
+}
+
+/// All of them once, from this one on.
+fn round(processes: &BTreeSet<u32>, first: u32) -> Vec<u32> {
+    processes.range(first..).chain(processes.range(..first)).copied().collect()
 }
 
 /// Of a regular file. No server is asked.
@@ -156,6 +173,14 @@ mod tests {
         assert_eq!(offset("pos:\t5\nflags:\t0100002\n"), Some(5));
         assert_eq!(offset("pos:\t5\nflags:\t0102001\n"), None, "it appends");
         assert_eq!(offset("pos:\t5\n"), None);
+    }
+
+    #[test]
+    fn a_look_begins_where_the_last_one_ended() {
+        let processes = BTreeSet::from([1, 5, 9]);
+        for (first, order) in [(0, [1, 5, 9]), (5, [5, 9, 1]), (6, [9, 1, 5]), (10, [1, 5, 9])] {
+            assert_eq!(round(&processes, first), order);
+        }
     }
 
     #[test]

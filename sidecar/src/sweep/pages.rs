@@ -33,7 +33,7 @@ impl Pages {
     ///
     /// # Errors
     /// This user may not read it.
-    pub fn open(place: &OwnedFd) -> io::Result<Pages> {
+    pub fn open(place: &OwnedFd) -> rustix::io::Result<Pages> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         Ok(Pages { file: openat(CWD, format!("/proc/self/fd/{}", place.as_raw_fd()), flags, Mode::empty())? })
     }

@@ -3,31 +3,38 @@
 use super::known::{Known, SETTLE, Stamp};
 use super::openers::{Identity, Openers};
 use super::pages::{Pages, Piece};
-use super::walk::{Found, Step, Walk, reach};
-use super::{Counted, PASS, Pressure, plan, processor_time};
-use crate::leases;
-use rustix::fs::{FileType, fstat};
+use super::walk::{Found, Step, Volume, Walk, reach};
+use super::{Counted, PASS, Pressure, is_told_to_end, plan, processor_time};
+use crate::leases::Leases;
+use crate::service::now;
+use rustix::fd::OwnedFd;
+use rustix::fs::fstat;
 use rustix::param::page_size;
 use rustix::time::{ClockId, clock_gettime};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
-/// What one pass may do; the time is a processor's.
+/// What one pass may do; the time is a processor's, and that of the clock.
 const MOST_TIME: Duration = Duration::from_millis(20);
+const MOST_WALL: Duration = Duration::from_millis(100);
 const MOST_ENTRIES: usize = 2000;
 /// A file of which so much is on its way to the disk is sent no more of.
 const MOST_FLUSHED: u64 = 64 * MIB;
 const MOST_DROPPED: u64 = 256 * MIB;
 /// Files of which something is known. One takes about 300 bytes.
 const MOST_KNOWN: usize = 4096;
-/// A file that was not cached for so long may be forgotten.
-const FORGOTTEN: Duration = Duration::from_secs(60);
-/// A file that nothing is remembered of may go when it has not changed for so long.
+/// So many are forgotten at once where there are more.
+const FORGOTTEN_AT_ONCE: usize = MOST_KNOWN / 8;
+/// Where files are forgotten, one may go at its first look when it has not changed for so long: there may be no second.
 const OLD: Duration = Duration::from_secs(30);
+/// But not so soon after it was forgotten itself.
+const RECENTLY: Duration = Duration::from_secs(60);
+/// Files of which that is known. While there are more, none goes at its first look.
+const MOST_FORGOTTEN: usize = 1 << 16;
 /// Files that are visited at each pass, before the walk goes on: a walk through millions takes minutes.
 const MOST_IN_USE: usize = 64;
 /// Longest rest after a walk that found nothing.
@@ -49,8 +56,11 @@ pub struct Sweeper {
     /// The walk that goes on has found something to do.
     has_found: bool,
     known: HashMap<Identity, Known>,
-    /// Their paths, and whether their pages cannot be counted.
-    in_use: HashMap<Identity, (Vec<u8>, bool)>,
+    /// Cached files that were forgotten, and when.
+    forgotten: HashMap<Identity, Duration>,
+    last_forgotten: Option<Duration>,
+    /// Their paths, and where they lie.
+    in_use: HashMap<Identity, (Vec<u8>, Volume)>,
     last_pass: Duration,
     counted: Arc<Counted>,
 }
@@ -62,9 +72,18 @@ struct Pass<'a> {
     clock: Duration,
     pressure: Pressure,
     openers: &'a Openers,
-    leased: BTreeSet<u64>,
+    until: Duration,
+    stop: &'a OwnedFd,
+    leases: Leases,
     flush_bytes: u64,
     drop_bytes: u64,
+}
+
+impl Pass<'_> {
+    /// Whether it has taken long enough, whatever it waited for, or all is to end.
+    fn is_over(&self) -> bool {
+        now() > self.until || is_told_to_end(self.stop, Duration::ZERO)
+    }
 }
 
 impl Sweeper {
@@ -76,6 +95,8 @@ impl Sweeper {
             rest: PASS,
             has_found: false,
             known: HashMap::new(),
+            forgotten: HashMap::new(),
+            last_forgotten: None,
             in_use: HashMap::new(),
             last_pass: Duration::ZERO,
             counted,
@@ -86,29 +107,36 @@ impl Sweeper {
     pub fn rest(&mut self, now: Duration) {
         if now.saturating_sub(self.last_pass) > KEEP_PLACE {
             self.walk.reset();
-            self.known = HashMap::new();
-            self.in_use = HashMap::new();
+            self.known.retain(|_, known| known.rest(now));
+            self.known.shrink_to_fit();
+            (self.forgotten, self.in_use) = Default::default();
         }
     }
 
-    /// Visits files.
-    pub fn pass(&mut self, at: Duration, pressure: Pressure, openers: &Openers) {
+    /// Visits files, from a moment ago on (`at`).
+    pub fn pass(&mut self, at: Duration, pressure: Pressure, openers: &Openers, stop: &OwnedFd) {
         self.last_pass = at;
         let mut pass = Pass {
             now: at,
             clock: Duration::try_from(clock_gettime(ClockId::Realtime)).unwrap_or_default(),
             pressure,
             openers,
-            leased: leases::inodes(),
+            until: now() + MOST_WALL,
+            stop,
+            leases: Leases::default(),
             flush_bytes: MOST_FLUSHED,
             drop_bytes: MOST_DROPPED,
         };
-        for (path, is_layered) in std::mem::take(&mut self.in_use).into_values() {
+        for (id, (path, volume)) in std::mem::take(&mut self.in_use) {
+            if pass.is_over() {
+                self.in_use.insert(id, (path, volume));
+                continue;
+            }
             let found = reach(&path).and_then(|place| Ok((fstat(&place)?, place)));
             if let Ok((stat, place)) = found
-                && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                && volume.holds(&place, &stat)
             {
-                self.visit(Found { place, stat, path, is_layered }, &mut pass);
+                self.visit(Found { place, stat, path, volume }, &mut pass);
             }
         }
         if at < self.walk_due {
@@ -126,7 +154,7 @@ impl Sweeper {
                     break;
                 }
             }
-            if processor_time().saturating_sub(busy) > MOST_TIME || pass.drop_bytes == 0 {
+            if processor_time().saturating_sub(busy) > MOST_TIME || pass.drop_bytes == 0 || pass.is_over() {
                 break;
             }
         }
@@ -137,13 +165,23 @@ impl Sweeper {
         let id = Identity { dev: found.stat.st_dev, ino: found.stat.st_ino };
         let is_fresh = self.known.get(&id).is_some_and(|known| pass.now.saturating_sub(known.looked) < PASS / 2);
         // to open a file with a lease breaks it
-        if is_fresh || found.stat.st_size <= 0 || pass.leased.contains(&id.ino) {
+        if is_fresh || found.stat.st_size <= 0 || !pass.leases.may_open(id.ino) {
             return false;
         }
-        let Ok(pages) = Pages::open(&found.place) else { return false };
+        let pages = match Pages::open(&found.place) {
+            Ok(pages) => pages,
+            Err(error) => {
+                self.walk.failed(error, &found.path);
+                return false;
+            }
+        };
         let bytes = found.stat.st_size.cast_unsigned();
-        let pieces = if found.is_layered { None } else { pages.pieces(bytes).ok() };
+        let pieces = if found.volume.is_layered { None } else { pages.pieces(bytes).ok() };
         if pieces.as_ref().is_some_and(Vec::is_empty) {
+            return false;
+        }
+        // what cannot be counted needs a second look
+        if pieces.is_none() && !self.known.contains_key(&id) && self.is_crowded(pass.now) {
             return false;
         }
         let modified = (found.stat.st_mtime, i64::try_from(found.stat.st_mtime_nsec).unwrap_or(0));
@@ -159,23 +197,51 @@ impl Sweeper {
             None => (Known::new(stamp, pass.now, age), age < SETTLE, true),
         };
         if self.known.len() >= MOST_KNOWN {
-            self.known.retain(|_, known| pass.now.saturating_sub(known.looked) < FORGOTTEN);
+            self.forget(pass.now);
         }
-        let has_place = self.known.len() < MOST_KNOWN;
+        let at_once = is_new && age > OLD && self.may_go_at_once(id, pass.now);
         let mut visit = Visit { pages, pass, known: &mut known, counted: &self.counted, bytes, has_changed };
         let readers = visit.pass.openers.readers(id);
         let is_in_use = match pieces {
-            Some(pieces) => visit.seen(&pieces, &readers, is_new && !has_place && age > OLD),
-            None => has_place && visit.unseen(&readers),
+            Some(pieces) => visit.seen(&pieces, &readers, at_once),
+            None => visit.unseen(&readers),
         };
         if is_in_use && self.in_use.len() < MOST_IN_USE {
-            self.in_use.insert(id, (found.path, found.is_layered));
+            self.in_use.insert(id, (found.path, found.volume));
         }
-        if has_place {
-            self.known.insert(id, known);
-        }
+        self.known.insert(id, known);
         is_in_use
     }
+
+    /// Makes room for others: those go that were read again least often, and of these whose last look is longest ago.
+    fn forget(&mut self, now: Duration) {
+        self.forgotten.retain(|_, at| is_recent(*at, now));
+        self.known.values_mut().for_each(|known| known.cool(now));
+        let mut all: Vec<_> = self.known.iter().map(|(&id, known)| (known.worth(), id)).collect();
+        all.sort_unstable_by_key(|&(worth, _)| worth);
+        for ((_, looked), id) in all.into_iter().take(FORGOTTEN_AT_ONCE) {
+            self.known.remove(&id);
+            if is_recent(looked, now) && self.forgotten.len() < MOST_FORGOTTEN {
+                self.forgotten.insert(id, now);
+                self.last_forgotten = Some(now);
+            }
+        }
+    }
+
+    /// Whether there are more cached files than are remembered.
+    fn is_crowded(&self, now: Duration) -> bool {
+        self.last_forgotten.is_some_and(|at| is_recent(at, now))
+    }
+
+    /// Whether a file that is new here may go, though it may be somebody's who reads it.
+    fn may_go_at_once(&self, id: Identity, now: Duration) -> bool {
+        let was_known = self.forgotten.get(&id).is_some_and(|&at| is_recent(at, now));
+        self.is_crowded(now) && self.forgotten.len() < MOST_FORGOTTEN && !was_known
+    }
+}
+
+fn is_recent(at: Duration, now: Duration) -> bool {
+    now.saturating_sub(at) < RECENTLY
 }
 
 /// One file at one pass.
@@ -243,7 +309,7 @@ impl Visit<'_, '_> {
                 continue;
             }
             // the call would wait for room in the disk's queue
-            if self.pass.flush_bytes == 0 || under_way * page >= MOST_FLUSHED {
+            if self.pass.flush_bytes == 0 || under_way * page >= MOST_FLUSHED || self.pass.is_over() {
                 break;
             }
             let Ok(before) = self.pages.stat(&range) else { break };
@@ -266,7 +332,7 @@ impl Visit<'_, '_> {
         for piece in pieces {
             for range in ranges {
                 let range = range.start.max(piece.range.start)..range.end.min(piece.range.end);
-                if range.is_empty() || self.pass.drop_bytes == 0 {
+                if range.is_empty() || self.pass.drop_bytes == 0 || self.pass.is_over() {
                     continue;
                 }
                 let Ok(before) = self.pages.stat(&range) else { continue };
@@ -293,30 +359,92 @@ impl Visit<'_, '_> {
         (tried, dropped)
     }
 
-    /// Sends and drops each range once, as the file grows: nobody says what of it is cached, and so nobody would say that
-    /// it was read again. Returns whether to come again soon.
+    /// Sends each range once and drops it twice, as the file grows: nobody says what of it is cached, and so nobody would say
+    /// that it was read again. Returns whether to come again soon.
     fn unseen(&mut self, readers: &[u64]) -> bool {
         let (end, _) = self.end();
         let mut progress = self.known.unseen;
-        match progress.sent {
-            Some((sent_to, at)) if self.pass.now.saturating_sub(at) >= WRITTEN_AFTER => {
-                let ranges = plan::may_go(sent_to.min(end), readers, self.pass.pressure);
-                if let Some(range) = ranges.first().filter(|range| range.start == 0 && range.end > progress.dropped_to)
-                {
-                    self.pages.give_back(&(progress.dropped_to..range.end));
-                    progress.dropped_to = range.end;
-                }
-                progress.sent = None;
+        if let Some(written_to) = progress.written(self.pass.now, WRITTEN_AFTER) {
+            let ranges = plan::may_go(written_to.min(end), readers, self.pass.pressure);
+            let from_the_start = ranges.first().filter(|range| range.start == 0);
+            if let Some(part) = from_the_start.and_then(|range| progress.give_back(range.end)) {
+                self.pages.give_back(&part);
             }
-            None if end > progress.dropped_to && self.pass.flush_bytes > 0 => {
-                let to = end.min(progress.dropped_to.saturating_add(MOST_FLUSHED));
-                self.pages.send(&(progress.dropped_to..to));
-                self.pass.flush_bytes = self.pass.flush_bytes.saturating_sub(to - progress.dropped_to);
-                progress.sent = Some((to, self.pass.now));
-            }
-            _ => {}
+        } else if self.pass.flush_bytes > 0
+            && let Some(part) = progress.send(end, MOST_FLUSHED, self.pass.now)
+            && !part.is_empty()
+        {
+            self.pages.send(&part);
+            self.pass.flush_bytes = self.pass.flush_bytes.saturating_sub(part.end - part.start);
         }
         self.known.unseen = progress;
-        progress.sent.is_some() || self.has_changed
+        progress.is_under_way() || self.has_changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(ino: u64) -> Identity {
+        Identity { dev: 1, ino }
+    }
+
+    #[test]
+    fn what_is_hot_is_forgotten_last_and_what_was_forgotten_is_not_dropped_at_once() {
+        let at = |seconds| Duration::from_secs(1000 + seconds);
+        let mut sweeper = Sweeper::new(&[], Arc::default());
+        let count = MOST_KNOWN as u64;
+        for ino in 0..count {
+            let mut known = Known::new(Stamp::default(), at(ino / 512), OLD);
+            if ino < 512 {
+                known.back_off(at(8));
+            }
+            sweeper.known.insert(file(ino), known);
+        }
+        assert!(!sweeper.may_go_at_once(file(count), at(8)), "all that is cached is known");
+        sweeper.forget(at(8));
+        let knows = |ino| sweeper.known.contains_key(&file(ino));
+        assert!((0..512).all(knows), "hot");
+        let later = 512 + FORGOTTEN_AT_ONCE as u64;
+        assert!(!(512..later).any(knows), "the oldest");
+        assert!((later..count).all(knows));
+        assert!(sweeper.may_go_at_once(file(count), at(8)));
+        assert!(!sweeper.may_go_at_once(file(512), at(67)), "forgotten a moment ago");
+        // what was not cached for long is forgotten without more
+        sweeper.forget(at(200));
+        assert!(!sweeper.may_go_at_once(file(count), at(200)));
+        assert!(sweeper.forgotten.is_empty());
+    }
+
+    #[test]
+    fn heat_outlasts_a_rest() {
+        let mut sweeper = Sweeper::new(&[], Arc::default());
+        let [cold, mut hot] = [(); 2].map(|()| Known::new(Stamp::default(), Duration::ZERO, OLD));
+        hot.back_off(Duration::from_secs(10));
+        sweeper.known.extend([(file(1), cold), (file(2), hot)]);
+        sweeper.rest(KEEP_PLACE);
+        assert_eq!(sweeper.known.len(), 2);
+        sweeper.rest(KEEP_PLACE + Duration::from_secs(1));
+        assert_eq!(sweeper.known.keys().collect::<Vec<_>>(), [&file(2)]);
+        sweeper.rest(Duration::from_secs(14));
+        assert!(sweeper.known.is_empty());
+    }
+
+    #[test]
+    fn a_pass_ends_when_it_is_told_to() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        for n in 0..100 {
+            std::fs::write(dir.path().join(n.to_string()), "x").unwrap();
+        }
+        let stop = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        let visited = |word: u64| {
+            rustix::io::write(&stop, &word.to_ne_bytes()).unwrap();
+            let mut sweeper = Sweeper::new(&[format!("{}/**", dir.path().display())], Arc::default());
+            sweeper.pass(now(), Pressure::Near, &Openers::default(), &stop);
+            sweeper.known.len()
+        };
+        assert!((0..100).any(|_| visited(0) > 1), "its time is never up at once");
+        assert!(visited(1) <= 1);
     }
 }

@@ -6,16 +6,20 @@ use freeboard_budget::glob;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, Stat, fstat, fstatfs, openat};
 use rustix::io::{self, Errno};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Directories below directories are walked to this depth.
-const DEEPEST: usize = 64;
+pub const DEEPEST: usize = 64;
 /// `f_type` of overlayfs, whose files keep none of their pages in their own page cache.
 const OVERLAY: u64 = 0x794c_7630;
-/// tmpfs and ramfs: there is no disk to send to.
-const MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+const MEMORY: &str = "it lies in memory, where nothing can be dropped";
+const FELT: &str = "on FUSE and ecryptfs to open a file may empty its page cache, and to close it takes the error that its \
+                    program is to hear of";
+/// `f_type` of filesystems where the sweep would help nobody or be felt: tmpfs, ramfs, FUSE and ecryptfs.
+const REFUSED: [(u64, &str); 4] = [(0x0102_1994, MEMORY), (0x8584_58f6, MEMORY), (0x6573_5546, FELT), (0xf15f, FELT)];
 
 /// A place in the tree: neither opened nor read.
 const PLACE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -29,8 +33,25 @@ pub struct Found {
     pub stat: Stat,
     /// By what path.
     pub path: Vec<u8>,
-    /// Its pages cannot be counted.
+    /// The volume that it lies on.
+    pub volume: Volume,
+}
+
+/// A filesystem that is swept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Volume {
+    dev: u64,
+    /// Its files' pages cannot be counted.
     pub is_layered: bool,
+}
+
+impl Volume {
+    /// Whether a file lies on it, and not on another filesystem that is mounted there. On overlayfs, files may have a
+    /// number of a device of their own.
+    pub fn holds(self, place: &OwnedFd, stat: &Stat) -> bool {
+        kind(stat) == FileType::RegularFile
+            && (stat.st_dev == self.dev || self.is_layered && filesystem(place) == OVERLAY)
+    }
 }
 
 /// What one step came to.
@@ -51,9 +72,10 @@ pub struct Walk {
     /// The pattern that comes after the one walked now.
     next: usize,
     stack: Vec<Level>,
-    dev: u64,
-    is_layered: bool,
-    told: bool,
+    volume: Volume,
+    /// The patterns of which it was said that they are not swept.
+    told: BTreeSet<usize>,
+    has_told_denied: bool,
 }
 
 #[derive(Debug)]
@@ -92,7 +114,14 @@ fn kind(stat: &Stat) -> FileType {
 impl Walk {
     /// A walk that begins with its first step.
     pub fn new(patterns: &[String]) -> Walk {
-        Walk { patterns: patterns.to_vec(), next: 0, stack: Vec::new(), dev: 0, is_layered: false, told: false }
+        Walk {
+            patterns: patterns.to_vec(),
+            next: 0,
+            stack: Vec::new(),
+            volume: Volume { dev: 0, is_layered: false },
+            told: BTreeSet::new(),
+            has_told_denied: false,
+        }
     }
 
     /// Closes all directories; the next step begins anew.
@@ -119,24 +148,41 @@ impl Walk {
             FileType::RegularFile | FileType::Directory | FileType::Unknown => openat(dir, name, PLACE, Mode::empty()),
             _ => return Step::Other,
         };
-        let Ok(place) = place else { return Step::Other };
+        let place = match place {
+            Ok(place) => place,
+            Err(error) => {
+                self.failed(error, &path);
+                return Step::Other;
+            }
+        };
         let Ok(stat) = fstat(&place) else { return Step::Other };
         match kind(&stat) {
-            FileType::Directory if self.stack.len() < DEEPEST && stat.st_dev == self.dev => {
-                if let Ok(dir) = open_dir(&place, b".").and_then(Dir::new) {
-                    self.stack.push(Level { dir, path });
+            FileType::Directory if self.stack.len() < DEEPEST && stat.st_dev == self.volume.dev => {
+                match open_dir(&place, b".").and_then(Dir::new) {
+                    Ok(dir) => self.stack.push(Level { dir, path }),
+                    Err(error) => self.failed(error, &path),
                 }
                 Step::Other
             }
-            FileType::RegularFile => self.file(place, stat, path),
+            FileType::RegularFile if self.volume.holds(&place, &stat) => self.file(place, stat, path),
             _ => Step::Other,
+        }
+    }
+
+    /// Says what this user may not open, the first time.
+    pub fn failed(&mut self, error: Errno, path: &[u8]) {
+        if error == Errno::ACCESS && !std::mem::replace(&mut self.has_told_denied, true) {
+            say(&format!(
+                "[sweep]: {:?}, and whatever else is as it is, is not swept: {error}; mend: run as a user who may read it",
+                as_path(path)
+            ));
         }
     }
 
     fn file(&self, place: OwnedFd, stat: Stat, path: Vec<u8>) -> Step {
         let pattern = self.next.checked_sub(1).and_then(|now| self.patterns.get(now));
         if pattern.is_some_and(|pattern| glob::matches(pattern.as_bytes(), &path)) {
-            Step::File(Found { place, stat, path, is_layered: self.is_layered })
+            Step::File(Found { place, stat, path, volume: self.volume })
         } else {
             Step::Other
         }
@@ -150,12 +196,13 @@ impl Walk {
         self.next += 1;
         let root = root_of(pattern);
         match open_root(root) {
-            Ok((dir, dev, is_layered)) => {
+            Ok((dir, volume)) => {
                 self.stack.push(Level { dir, path: root.as_bytes().to_vec() });
-                (self.dev, self.is_layered) = (dev, is_layered);
+                self.volume = volume;
+                self.told.remove(&self.next);
             }
             Err(why) => {
-                if !std::mem::replace(&mut self.told, true) {
+                if self.told.insert(self.next) {
                     say(&format!("[sweep]: {root} is not swept: {why}"));
                 }
             }
@@ -164,7 +211,12 @@ impl Walk {
     }
 }
 
-fn open_root(root: &str) -> Result<(Dir, u64, bool), String> {
+/// What kind of filesystem something lies on (`f_type`).
+fn filesystem(fd: impl AsFd) -> u64 {
+    fstatfs(fd).map_or(0, |fs| u64::try_from(fs.f_type).unwrap_or(0))
+}
+
+fn open_root(root: &str) -> Result<(Dir, Volume), String> {
     let opened = reach(root.as_bytes()).and_then(|place| open_dir(&place, b"."));
     let dir = opened.map_err(|error| match error {
         Errno::NOTDIR | Errno::LOOP => {
@@ -173,12 +225,18 @@ fn open_root(root: &str) -> Result<(Dir, u64, bool), String> {
         Errno::NOENT => "there is none; mend: mount the container's volume there".to_owned(),
         error => format!("{error}; mend: let this user read it"),
     })?;
-    let fs = fstatfs(&dir).map_or(0, |fs| u64::try_from(fs.f_type).unwrap_or(0));
-    if MEMORY.contains(&fs) {
-        return Err("it lies in memory, where nothing can be dropped; mend: remove it from paths".into());
+    let fs = filesystem(&dir);
+    if let Some(why) = refused(fs) {
+        return Err(format!("{why}; mend: remove it from paths"));
     }
     let dev = fstat(&dir).map_err(|error| error.to_string())?.st_dev;
-    Ok((Dir::new(dir).map_err(|error| error.to_string())?, dev, fs == OVERLAY))
+    let dir = Dir::new(dir).map_err(|error| error.to_string())?;
+    Ok((dir, Volume { dev, is_layered: fs == OVERLAY }))
+}
+
+/// Why a filesystem is not swept.
+fn refused(fs: u64) -> Option<&'static str> {
+    REFUSED.iter().find(|(refused, _)| *refused == fs).map(|(_, why)| *why)
 }
 
 /// A path as the filesystem takes it.
@@ -273,6 +331,41 @@ mod tests {
             assert!(steps <= 1010, "{steps}");
         }
         assert!(walk.stack.is_empty());
+    }
+
+    #[test]
+    fn what_lies_in_memory_or_would_feel_an_open_is_refused() {
+        let refusal = |root: &str| open_root(root).err().unwrap_or_default();
+        assert!(refusal("/dev/shm").contains("in memory"), "{}", refusal("/dev/shm"));
+        assert_eq!(refusal("/var/tmp"), "");
+        for magic in [libc::FUSE_SUPER_MAGIC, libc::ECRYPTFS_SUPER_MAGIC] {
+            assert_eq!(refused(magic as u64), Some(FELT));
+        }
+    }
+
+    #[test]
+    fn each_pattern_is_told_of_once_until_it_opens_again() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let patterns = ["a", "b"].map(|name| format!("{}/{name}/**", dir.path().display()));
+        let mut walk = Walk::new(&patterns);
+        walked(&mut walk, dir.path());
+        assert_eq!(walk.told.len(), 2);
+        fs::create_dir(dir.path().join("a")).unwrap();
+        walked(&mut walk, dir.path());
+        assert_eq!(walk.told.len(), 1);
+    }
+
+    #[test]
+    fn a_file_that_lies_on_another_filesystem_is_none_of_the_volume() {
+        let dir = tree();
+        let volume = open_root(dir.path().to_str().unwrap()).unwrap().1;
+        let holds = |path: &str| {
+            let place = reach(path.as_bytes()).unwrap();
+            volume.holds(&place, &fstat(&place).unwrap())
+        };
+        assert!(holds(&format!("{}/outside", dir.path().display())));
+        assert!(!holds("/proc/version"));
+        assert!(!holds(&format!("{}/volume", dir.path().display())), "a directory");
     }
 
     #[test]
