@@ -1,5 +1,5 @@
-//! Leases (fcntl(2), F_SETLEASE): whoever opens such a file breaks the lease, and its holder is told, by SIGIO unless he
-//! asked for another signal: it ends a process that does not expect it.
+//! Leases (fcntl(2), F_SETLEASE): whoever opens such a file breaks the lease, and its holder is told, by SIGIO unless
+//! he asked for another signal: it ends a process that does not expect it.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -26,8 +26,8 @@ impl Leases {
     }
 }
 
-/// From the text of `/proc/locks`: `1: LEASE ACTIVE WRITE 77 fe:00:1234 0 EOF`. A server of NFS has delegations, which are
-/// leases by another name.
+/// From the text of `/proc/locks`: `1: LEASE ACTIVE WRITE 77 fe:00:1234 0 EOF`. A server of NFS has delegations, which
+/// are leases by another name.
 fn listed(locks: &str) -> BTreeSet<u64> {
     let inode = |line: &str| line.split_whitespace().find_map(|word| word.splitn(3, ':').nth(2)?.parse().ok());
     locks.lines().filter(|line| line.contains(" LEASE ") || line.contains(" DELEG ")).filter_map(inode).collect()

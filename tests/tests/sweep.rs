@@ -1,5 +1,5 @@
-//! The sidecar's sweep of a volume that it mounts too, read-only: for programs without the library. The kernel's own counts
-//! of the container, and of what was read from the disk.
+//! The sidecar's sweep of a volume that it mounts too, read-only: for programs without the library. The kernel's own
+//! counts of the container, and of what was read from the disk.
 
 use freeboard_budget::cgroup::{number, stat};
 use freeboard_tests::cgroup::Group;
@@ -22,8 +22,8 @@ const ALERT: u64 = LIMIT / 100 * 80;
 const DISK: u64 = 200 * MIB;
 /// Most that may be read from the disk of what a program reads.
 const AMPLIFICATION: f64 = 0.05;
-/// A sample does not count where the sweep waited longer for a processor within the second before, and this is the largest
-/// part of all samples that may not count.
+/// A sample does not count where the sweep waited longer for a processor within the second before, and this is the
+/// largest part of all samples that may not count.
 const STARVED: Duration = Duration::from_millis(300);
 const MOST_STARVED: f64 = 0.05;
 /// Longest append, but for one in a thousand; where plain ones take long on this machine, twice as long as those.

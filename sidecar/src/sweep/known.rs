@@ -1,5 +1,5 @@
-//! What the last looks told of a file: whether it grows, what was dropped of it, and how long it is left alone because it
-//! was read again.
+//! What the last looks told of a file: whether it grows, what was dropped of it, and how long it is left alone because
+//! it was read again.
 
 use super::Pressure;
 use std::ops::Range;
@@ -50,8 +50,8 @@ pub struct Known {
     pub unseen: Unseen,
 }
 
-/// The progress through a file whose page cache cannot be seen: each part is sent, given back, and given back again, for
-/// the first time may have come too early, and on overlayfs it only starts writeback.
+/// The progress through a file whose page cache cannot be seen: each part is sent, given back, and given back again,
+/// for the first time may have come too early, and on overlayfs it only starts writeback.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unseen {
     /// All before was given back twice.
@@ -75,7 +75,8 @@ impl Unseen {
         part
     }
 
-    /// The part to send now of what ends at `end`, `most` bytes of it. Empty: there is but something to give back again.
+    /// The part to send now of what ends at `end`, `most` bytes of it. Empty: there is but something to give back
+    /// again.
     pub fn send(&mut self, end: u64, most: u64, now: Duration) -> Option<Range<u64>> {
         if self.is_under_way() || end <= self.twice_to {
             return None;
@@ -131,8 +132,8 @@ impl Known {
         if is_growing { TAIL << self.heat } else { 0 }
     }
 
-    /// Where somebody may be filling the page cache at the moment: the highest cached piece, if it holds another number of
-    /// pages than at the last look.
+    /// Where somebody may be filling the page cache at the moment: the highest cached piece, if it holds another number
+    /// of pages than at the last look.
     pub fn moving_front(&mut self, front: Option<(u64, u64)>) -> Option<u64> {
         let before = std::mem::replace(&mut self.front, front);
         front.filter(|_| front != before).map(|(start, _)| start)

@@ -10,9 +10,9 @@
 //! | [`pages`] | a file's pages: counted, sent, given back |
 //! | [`sweeper`] | one pass: files are visited until its time is up |
 //!
-//! It has a thread of its own, which may hang on somebody's filesystem: the heartbeat does not wait for it. Where no path is
-//! configured there is none, and where no container is near its target it asks for that ten times a second, and looks now
-//! and then who has files open.
+//! It has a thread of its own, which may hang on somebody's filesystem: the heartbeat does not wait for it. Where no
+//! path is configured there is none, and where no container is near its target it asks for that ten times a second, and
+//! looks now and then who has files open.
 
 mod known;
 mod openers;
@@ -39,8 +39,8 @@ use std::thread::Builder;
 use std::time::Duration;
 use sweeper::Sweeper;
 
-/// Least time between two passes; and as long as the last one took, and ten times as long as it kept a processor busy, or
-/// twice where usage is over the target.
+/// Least time between two passes; and as long as the last one took, and ten times as long as it kept a processor busy,
+/// or twice where usage is over the target.
 const PASS: Duration = Duration::from_millis(100);
 /// Nobody is known whose memory could be short: said when it has been so for this long.
 const NOBODY: Duration = Duration::from_secs(60);

@@ -1,5 +1,5 @@
-//! Which processes have the files open: where they read, and in whose memory the files' pages are. Only where they can be
-//! seen: in this pid namespace, and of the same user.
+//! Which processes have the files open: where they read, and in whose memory the files' pages are. Only where they can
+//! be seen: in this pid namespace, and of the same user.
 
 use super::processor_time;
 use super::walk::{DEEPEST, as_path, reach, root_of};
@@ -47,7 +47,8 @@ pub struct Openers {
 }
 
 impl Openers {
-    /// Looks for processes that have files below the patterns' directories open, if it is time to. Returns whether it was.
+    /// Looks for processes that have files below the patterns' directories open, if it is time to. Returns whether it
+    /// was.
     pub fn look(&mut self, patterns: &[String], now: Duration) -> bool {
         if now < self.due {
             return false;
@@ -145,8 +146,8 @@ impl Root {
         Some(Root { dir, dev })
     }
 
-    /// Whether a file lies below this directory, by the name that another process has for it: some end of that name leads
-    /// to it from here. The volume may be mounted elsewhere there.
+    /// Whether a file lies below this directory, by the name that another process has for it: some end of that name
+    /// leads to it from here. The volume may be mounted elsewhere there.
     fn holds(&self, name: &Path, id: Identity) -> bool {
         let name = name.as_os_str().as_bytes();
         let slashes = name.iter().enumerate().rev().filter(|&(_, &byte)| byte == b'/').take(DEEPEST);

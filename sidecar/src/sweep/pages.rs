@@ -1,5 +1,5 @@
-//! A file's pages: counted, sent, given back. By a descriptor that may only read, and that no error is reported on: only
-//! sync_file_range without a wait and fadvise, so that the program's own fsync hears of whatever the disk refused.
+//! A file's pages: counted, sent, given back. By a descriptor that may only read, and that no error is reported on:
+//! only sync_file_range without a wait and fadvise, so that the program's own fsync hears of whatever the disk refused.
 
 use crate::run::notify::{CacheStat, cachestat_of, start_writeback};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};

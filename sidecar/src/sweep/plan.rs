@@ -18,8 +18,8 @@ fn up(offset: u64) -> u64 {
     offset.checked_next_multiple_of(FOLIO).unwrap_or(u64::MAX)
 }
 
-/// The ranges of `0..end` that no reader is near. As long as usage is not over its target, nothing that lies before a reader
-/// goes either: he has not read it yet.
+/// The ranges of `0..end` that no reader is near. As long as usage is not over its target, nothing that lies before a
+/// reader goes either: he has not read it yet.
 pub fn may_go(end: u64, readers: &[u64], pressure: Pressure) -> Vec<Range<u64>> {
     let mut readers = readers.to_vec();
     readers.sort_unstable();

@@ -359,8 +359,8 @@ impl Visit<'_, '_> {
         (tried, dropped)
     }
 
-    /// Sends each range once and drops it twice, as the file grows: nobody says what of it is cached, and so nobody would say
-    /// that it was read again. Returns whether to come again soon.
+    /// Sends each range once and drops it twice, as the file grows: nobody says what of it is cached, and so nobody
+    /// would say that it was read again. Returns whether to come again soon.
     fn unseen(&mut self, readers: &[u64]) -> bool {
         let (end, _) = self.end();
         let mut progress = self.known.unseen;
