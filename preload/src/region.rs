@@ -453,14 +453,16 @@ fn attach(apart: &Apart, now: u64) {
     if is_new && let Some(Counters { row, .. }) = &attachment.counters {
         row.claim(apart, Name::NONE, pid_container(attachment.container), tick);
     }
-    // an answer on the socket is a sign of life; a file is alive when its tick is seen to move
-    LAST_TICK.store(tick, Relaxed);
-    let seen_at = if attachment.counters.is_some() { now } else { now.wrapping_sub(2 * STALE_MS * 1_000_000) };
-    LAST_TICK_AT.store(seen_at, Relaxed);
+    let has_moved = LAST_TICK.swap(tick, Relaxed) != tick;
     if is_new {
+        // an answer on the socket is a sign of life; a file is alive when its tick is seen to move
+        let seen_at = if attachment.counters.is_some() { now } else { now.wrapping_sub(2 * STALE_MS * 1_000_000) };
+        LAST_TICK_AT.store(seen_at, Relaxed);
         CURRENT.store(count + 1, Release);
         // its rules may be others though their word is the same, and files may be open already
         POLICY_SEEN.store(ANOTHERS, Relaxed);
+    } else if has_moved {
+        LAST_TICK_AT.store(now, Relaxed); // the thread that answers is not the one that looks
     }
 }
 

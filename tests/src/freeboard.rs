@@ -97,7 +97,12 @@ impl Sidecar {
 
     /// The same with a workload file.
     pub fn start_with(lab: &Lab, workload: Option<&Path>) -> Sidecar {
-        let (region, socket) = (lab.dir().join("region"), lab.dir().join("socket"));
+        Sidecar::start_in(lab.dir().join("region"), lab, workload)
+    }
+
+    /// The same with a directory for the region.
+    pub fn start_in(region: PathBuf, lab: &Lab, workload: Option<&Path>) -> Sidecar {
+        let socket = lab.dir().join("socket");
         fs::create_dir_all(&region).expect("cannot make the region's directory");
         // what a sidecar that was killed has left behind must not pass for the new one's
         let _ = fs::remove_file(&socket);

@@ -12,23 +12,70 @@ use freeboard_budget::policy::Bank;
 use freeboard_config::Workload;
 use rustix::fs::SealFlags;
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
 /// [`Rule::mode`] of a rule that leaves the mode to the process's.
 const MODE_AS_PROCESS: u32 = 255;
 
-/// The budget: a sealed memfd that this process alone can write, and its copy in the region's directory.
+/// The budget: a sealed memfd that this process alone can write.
 #[derive(Debug)]
 pub struct Budget {
     memory: Memory,
     memfd: File,
-    copy: File,
-    /// The copy has the policy that is in force: only what ticks is to be brought up to date.
-    has_policy: AtomicBool,
+}
+
+/// Its copy in the region's directory. Readers of it use the heartbeat, the policy and the devices; the kernel copies
+/// in whole words, and a torn count is right the next time.
+#[derive(Debug)]
+pub struct Copy {
+    file: File,
+    /// What is to be written, and the policy's word in it: from the file's start to the first rule, where the policy
+    /// is the one that the file has.
+    bytes: Vec<u8>,
+    word: u64,
+    /// The policy's word that the file has.
+    has_word: Option<u64>,
     /// Bytes from the file's start to the first rule: what changes with every tick.
     ticking_bytes: usize,
+}
+
+impl Copy {
+    /// Makes the file.
+    ///
+    /// # Errors
+    /// What could not be made.
+    pub fn create(dir: &Path, budget: &Budget) -> Result<Copy> {
+        let layout = budget_layout();
+        let bytes = budget.memory.to_vec();
+        let file = put(dir, BUDGET_FILE, &bytes, 0o444)?;
+        let ticking_bytes = layout.table(Kind::Rules).map_or(layout.file_bytes, |table| table.offset.into()) as usize;
+        Ok(Copy { file, bytes, word: 0, has_word: None, ticking_bytes })
+    }
+
+    /// Takes what the budget says now.
+    pub fn take(&mut self, budget: &Budget) {
+        self.word = budget.memory.row::<Policy>(0).map_or(0, |policy| policy.word.load(Relaxed));
+        let bytes = budget.memory.bytes();
+        let end = if self.has_word == Some(self.word) { self.ticking_bytes } else { bytes.len() };
+        self.bytes.clear();
+        self.bytes.extend_from_slice(&bytes[..end]);
+    }
+
+    /// Writes it to the file.
+    ///
+    /// # Errors
+    /// What writing gave.
+    pub fn write(&mut self) -> io::Result<()> {
+        let (ticking, rules) = self.bytes.split_at(self.ticking_bytes.min(self.bytes.len()));
+        // first the rules, then the word that puts them in force
+        self.file.write_all_at(rules, ticking.len() as u64)?;
+        self.file.write_all_at(ticking, 0)?;
+        self.has_word = Some(self.word);
+        Ok(())
+    }
 }
 
 /// The numbers of one container's row, in the units of [`Container`].
@@ -76,18 +123,16 @@ pub fn word(verdict: &Verdict) -> u64 {
 }
 
 impl Budget {
-    /// Makes the memfd, and the file in the region's directory.
+    /// Makes the memfd.
     ///
     /// # Errors
     /// What could not be made; sealing wants Linux 5.1.
-    pub fn create(dir: &Path, generation: u64) -> Result<Budget> {
+    pub fn create(generation: u64) -> Result<Budget> {
         let layout = budget_layout();
         let memfd = memfd("freeboard-budget", layout.file_bytes).context("cannot make shared memory (memfd)")?;
         let memory = Memory::shared(&memfd, layout, generation).context("cannot map the budget")?;
         seal(&memfd, SealFlags::FUTURE_WRITE).context("cannot seal the budget; this needs Linux 5.1 or later")?;
-        let copy = put(dir, BUDGET_FILE, &memory.to_vec(), 0o444)?;
-        let ticking_bytes = layout.table(Kind::Rules).map_or(layout.file_bytes, |table| table.offset.into()) as usize;
-        Ok(Budget { memory, memfd, copy, has_policy: AtomicBool::new(true), ticking_bytes })
+        Ok(Budget { memory, memfd })
     }
 
     /// The memfd, to be handed to applications.
@@ -106,22 +151,7 @@ impl Budget {
     /// A pattern or a list that is too long for the region.
     pub fn set_policy(&self, workload: &Workload) -> Result<()> {
         let Some(policy) = self.memory.row::<Policy>(0) else { bail!("the budget has no policy row") };
-        policy.change(workload.writes.mode, |bank| self.fill_policy(policy, bank, workload))?;
-        self.has_policy.store(false, Relaxed);
-        // where that fails, the next beat tries again, and says so
-        let _ = self.copy();
-        Ok(())
-    }
-
-    /// Brings the copy in the region's directory up to date.
-    fn copy(&self) -> std::io::Result<()> {
-        if !self.has_policy.load(Relaxed) {
-            // first the rules, then the word that puts them in force
-            self.memory.copy_to(&self.copy, self.ticking_bytes..self.memory.bytes().len())?;
-        }
-        self.memory.copy_to(&self.copy, 0..self.ticking_bytes)?;
-        self.has_policy.store(true, Relaxed);
-        Ok(())
+        policy.change(workload.writes.mode, |bank| self.fill_policy(policy, bank, workload))
     }
 
     fn fill_policy(&self, policy: &Policy, bank: Bank, workload: &Workload) -> Result<()> {
@@ -228,14 +258,9 @@ impl Budget {
         self.memory.tick().load(Relaxed)
     }
 
-    /// Beats, and brings the copy in the region's directory up to date. Readers of the copy use the heartbeat, the
-    /// policy and the devices; the kernel copies in whole words, and a torn count would be right at the next tick.
-    ///
-    /// # Errors
-    /// What writing the copy gave; the memfd is up to date all the same.
-    pub fn beat(&self) -> std::io::Result<()> {
+    /// Beats.
+    pub fn beat(&self) {
         self.memory.tick().fetch_add(1, Release);
-        self.copy()
     }
 }
 

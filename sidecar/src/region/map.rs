@@ -6,8 +6,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use rustix::io::pread;
 use std::fs::File;
 use std::io;
-use std::ops::{Deref, Range};
-use std::os::unix::fs::FileExt;
+use std::ops::Deref;
 
 /// A mapping that this process made and laid out.
 #[derive(Debug)]
@@ -43,11 +42,6 @@ impl Memory {
         // struct are not made (`Deref` lends it).
         let mapped = unsafe { Mapped::create(raw.as_mut_ptr(), fixed, generation) };
         Memory { raw, mapped }
-    }
-
-    /// Copies a part of the memory to the same place in a file.
-    pub fn copy_to(&self, file: &File, part: Range<usize>) -> io::Result<()> {
-        file.write_all_at(&self.bytes()[part.clone()], part.start as u64)
     }
 
     /// A copy of all the memory.

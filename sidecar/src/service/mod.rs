@@ -1,11 +1,12 @@
 //! The sidecar's work, wherever it runs: alone in its container, or inside the launcher.
 //!
-//! Two threads share one state under a lock: one ticks, one answers the socket. What an application hands over may
-//! be slow to look at (a descriptor of a FUSE directory whose daemon hangs), so the server looks at it without the
-//! lock, and the heartbeat never waits for a client.
+//! Three threads share one state under a lock: one ticks, one answers the socket, one keeps the region's files. What an
+//! application hands over may be slow to look at (a descriptor of a FUSE directory whose daemon hangs), and so may the
+//! files' disk be, so both are dealt with without the lock: the heartbeat never waits for a client or a disk.
 
 mod container;
 mod ledgers;
+mod mounted;
 mod server;
 #[cfg(test)]
 mod simulated;
@@ -25,6 +26,7 @@ use freeboard_budget::law::Share;
 use freeboard_budget::layout::TICK_MS;
 use freeboard_budget::slots::Report;
 use freeboard_config::Workload;
+use mounted::Mounted;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
@@ -45,6 +47,9 @@ const FASTEST: u64 = 8_000_000_000;
 /// Time between two looks while nobody does: the heartbeat's.
 pub const IDLE: Duration = Duration::from_millis(TICK_MS);
 
+/// Longest wait, at the end, for an exchange of the region's files that is under way.
+const LAST_EXCHANGE: Duration = Duration::from_secs(1);
+
 /// The monotonic clock.
 pub fn now() -> Duration {
     Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default()
@@ -54,6 +59,7 @@ pub fn now() -> Duration {
 #[derive(Debug)]
 pub struct Service {
     state: Arc<Mutex<State>>,
+    mounted: Arc<Mutex<Mounted>>,
     bells: Arc<Bells>,
     sweep: Mutex<Sweep>,
     ticker: Option<JoinHandle<()>>,
@@ -92,18 +98,24 @@ impl Service {
         let vacant = Vacant::check(socket)?;
         let generation = clock_gettime(ClockId::Realtime);
         let generation = generation.tv_sec as u64 * 1_000_000_000 + generation.tv_nsec as u64;
-        let state = Arc::new(Mutex::new(State::create(region, workload, generation)?));
+        let state = State::create(workload, generation)?;
+        let mounted = Arc::new(Mutex::new(Mounted::create(region, &state, generation)?));
+        let state = Arc::new(Mutex::new(state));
         let bells = Arc::new(Bells::new().context("cannot make an event descriptor")?);
         // the region is whole before a client can ask for it
         let (server, name) = vacant.listen()?;
-        let mut service = Service { state, bells, sweep: Mutex::default(), ticker: None, _name: name };
-        let (state, bells) = (service.state.clone(), service.bells.clone());
-        let ticker = Builder::new().name("ticker".into()).spawn(move || tick(&state, &bells, idle.min(IDLE)));
-        service.ticker = Some(ticker.context("cannot start a thread")?);
-        let (state, bells) = (service.state.clone(), service.bells.clone());
+        let idle = idle.min(IDLE);
+        let mut service = Service { state, mounted, bells, sweep: Mutex::default(), ticker: None, _name: name };
+        let shared = || (service.state.clone(), service.bells.clone());
+        let (state, bells) = shared();
+        let ticker = Builder::new().name("ticker".into()).spawn(move || tick(&state, &bells, idle));
+        // the other two are not waited for at the end: one may hang on a client's descriptor, and one on a disk
+        let (state, bells) = shared();
         let server = Builder::new().name("server".into()).spawn(move || server.serve(&state, &bells));
-        // not waited for at the end: it may hang on a client's descriptor
-        server.context("cannot start a thread")?;
+        let ((state, bells), mounted) = (shared(), service.mounted.clone());
+        let files = Builder::new().name("files".into()).spawn(move || exchange(&mounted, &state, &bells, idle));
+        service.ticker = Some(ticker.context("cannot start a thread")?);
+        server.and(files).context("cannot start a thread")?;
         Ok(service)
     }
 
@@ -163,9 +175,12 @@ impl Service {
 
     /// Looks once more, and says what all processes counted and what the kernel said of the group in `row`.
     pub fn finish(&self, row: Option<u32>) -> (Summary, Option<Observed>) {
-        let mut state = self.state.lock();
-        // a file of the region that cannot be written keeps nobody from being counted
-        let _ = state.tick(now(), true);
+        self.state.lock().tick(now(), true);
+        if let Some(mut mounted) = self.mounted.try_lock_for(LAST_EXCHANGE) {
+            // a file of the region that cannot be written keeps nobody from being counted
+            let _ = mounted.exchange(&self.state);
+        }
+        let state = self.state.lock();
         (state.summary(), row.and_then(|row| state.observed(row)))
     }
 }
@@ -233,7 +248,6 @@ fn until_half_full(headroom: u64) -> Duration {
 
 /// Ticks until told to stop.
 fn tick(state: &Mutex<State>, bells: &Bells, idle: Duration) {
-    let mut told = false;
     let mut due = now();
     loop {
         let wait = Timespec::try_from(due.saturating_sub(now())).unwrap_or_default();
@@ -243,14 +257,22 @@ fn tick(state: &Mutex<State>, bells: &Bells, idle: Duration) {
         }
         let newcomer = read(&bells.newcomer, &mut [0u8; 8]).is_ok();
         let started = now();
-        let headroom = state.lock().tick(started, idle < IDLE).unwrap_or_else(|error| {
-            if !std::mem::replace(&mut told, true) {
-                crate::say(&format!("the region's files cannot be kept up to date: {error}"));
-            }
-            0
-        });
+        let headroom = state.lock().tick(started, idle < IDLE);
         let period = if newcomer { BUSY } else { until_half_full(headroom) }.min(idle);
         // from when it was due, so that lateness does not add up; from now where it came early, or is far behind
         due = (due.min(started) + period).max(started);
+    }
+}
+
+/// Keeps the region's files up to date until told to stop.
+fn exchange(mounted: &Mutex<Mounted>, state: &Mutex<State>, bells: &Bells, every: Duration) {
+    let mut told = false;
+    let wait = Timespec::try_from(every).unwrap_or_default();
+    while retry_on_intr(|| poll(&mut [PollFd::new(&bells.stop, PollFlags::IN)], Some(&wait))) == Ok(0) {
+        if let Err(error) = mounted.lock().exchange(state)
+            && !std::mem::replace(&mut told, true)
+        {
+            crate::say(&format!("the region's files cannot be kept up to date: {error}"));
+        }
     }
 }

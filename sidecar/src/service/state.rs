@@ -14,8 +14,6 @@ use freeboard_budget::layout::TICK_MS;
 use freeboard_budget::slots::Report;
 use freeboard_config::Workload;
 use std::fs::File;
-use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 /// What an application gets for its hello.
@@ -79,9 +77,9 @@ pub struct State {
     target: Target,
     /// The workload file's window; 0 is "auto".
     window_bytes: u64,
-    /// The counters file in the region's directory: processes that only mount it. They judge their own group; the
-    /// budget's row 0 is theirs and has no numbers.
-    mounted: Ledgers,
+    /// What processes said that only mount the region. They judge their own group; the budget's row 0 is theirs and has
+    /// no numbers.
+    mounted: Totals,
     /// By row; row 0 stays empty.
     containers: Vec<Option<Box<Container>>>,
     /// The row after the one given away last: a row is used again as late as possible, for processes that were in a
@@ -97,21 +95,20 @@ pub struct State {
 }
 
 impl State {
-    /// Makes the region in `dir` and puts the workload in force.
+    /// Makes the budget and puts the workload in force.
     ///
     /// # Errors
     /// What could not be made, or what of the workload file does not fit.
-    pub fn create(dir: &Path, workload: &Workload, generation: u64) -> Result<State> {
-        let budget = Budget::create(dir, generation)?;
+    pub fn create(workload: &Workload, generation: u64) -> Result<State> {
+        let budget = Budget::create(generation)?;
         budget.set_policy(workload)?;
-        let mounted = Ledgers::new(Counters::in_region(dir, generation)?);
         let containers = std::iter::repeat_with(|| None).take(budget.containers()).collect();
         Ok(State {
             budget,
             generation,
             target: workload.memory.target,
             window_bytes: workload.writes.window_bytes.unwrap_or(0),
-            mounted,
+            mounted: Totals::default(),
             containers,
             next_row: 1,
             gone: Summary::default(),
@@ -211,10 +208,7 @@ impl State {
     /// Looks, at `now` of any monotonic clock, at the containers in which somebody writes, or at `all`; and at
     /// everything where [`TICK_MS`] have passed since the last beat, and beats. Returns the least
     /// [`Container::headroom`] of those in which somebody writes, in bytes; `u64::MAX`: nobody does.
-    ///
-    /// # Errors
-    /// What keeping the region's files up to date gave; the memfds are up to date all the same.
-    pub fn tick(&mut self, now: Duration, all: bool) -> io::Result<u64> {
+    pub fn tick(&mut self, now: Duration, all: bool) -> u64 {
         let elapsed = now.saturating_sub(self.last.replace(now).unwrap_or(now));
         let period = Duration::from_millis(TICK_MS);
         let since_beat = self.last_beat.map_or(period, |last| now.saturating_sub(last));
@@ -233,11 +227,10 @@ impl State {
             self.last_beat = self.last_beat.filter(|_| since_beat < 2 * period).map(|last| last + period).or(Some(now));
             self.speeds.forget_owed(now);
             self.budget.set_devices(self.speeds.devices());
-            self.budget.beat()?;
-            self.mounted.harvest(self.budget.tick())?;
+            self.budget.beat();
         }
         let busy = self.containers.iter().flatten().filter(|container| container.is_busy());
-        Ok(busy.map(|container| container.headroom()).min().unwrap_or(u64::MAX))
+        busy.map(|container| container.headroom()).min().unwrap_or(u64::MAX)
     }
 
     fn is_busy(&self, row: usize) -> bool {
@@ -315,6 +308,16 @@ impl State {
         }
     }
 
+    /// The budget.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Takes in what processes said that only mount the region.
+    pub fn set_mounted(&mut self, totals: Totals) {
+        self.mounted = totals;
+    }
+
     /// What there is to tell at `now`, with what the sweep has done.
     pub fn snapshot(&self, now: Duration, sweep: Done) -> Snapshot {
         let watched = |container: &Container| Watched {
@@ -324,9 +327,8 @@ impl State {
             summary: container.summary(),
         };
         let mut containers: Vec<_> = self.containers.iter().flatten().map(|container| watched(container)).collect();
-        let mounted = self.mounted.totals();
-        if mounted.processes > 0 {
-            let summary = Summary { totals: mounted, unseen_bytes: 0 };
+        if self.mounted.processes > 0 {
+            let summary = Summary { totals: self.mounted, unseen_bytes: 0 };
             containers.push(Watched { id: None, ancestors_seen: None, row: None, summary });
         }
         let heartbeat_age = self.last_beat.map_or(Duration::MAX, |last| now.saturating_sub(last));
@@ -335,7 +337,7 @@ impl State {
 
     /// Everything counted so far, over all containers.
     pub fn summary(&self) -> Summary {
-        let mounted = Summary { totals: self.mounted.totals(), unseen_bytes: 0 };
+        let mounted = Summary { totals: self.mounted, unseen_bytes: 0 };
         let containers = self.containers.iter().flatten().map(|container| container.summary());
         containers.chain([mounted]).fold(self.gone, add)
     }

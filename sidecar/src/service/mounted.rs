@@ -1,0 +1,47 @@
+//! Processes that only mount the region's directory: the budget is copied out for them, and what they count is read in.
+//!
+//! Apart from the heartbeat, because the files lie on whatever disk the directory does: ext4 held a write of 64 KiB over
+//! what was there for 12.7 s, beside two writers at 30 MiB/s.
+
+use super::ledgers::Ledgers;
+use super::state::State;
+use crate::region::budget::Copy;
+use crate::region::counters::Counters;
+use anyhow::Result;
+use parking_lot::Mutex;
+use std::io;
+use std::path::Path;
+
+/// The region's two files.
+#[derive(Debug)]
+pub struct Mounted {
+    budget: Copy,
+    ledgers: Ledgers,
+}
+
+impl Mounted {
+    /// Makes them.
+    ///
+    /// # Errors
+    /// What could not be made.
+    pub fn create(dir: &Path, state: &State, generation: u64) -> Result<Mounted> {
+        let budget = Copy::create(dir, state.budget())?;
+        Ok(Mounted { budget, ledgers: Ledgers::new(Counters::in_region(dir, generation)?) })
+    }
+
+    /// Brings the files and the state up to date. The state is not locked while a file is read or written.
+    ///
+    /// # Errors
+    /// What reading or writing gave.
+    pub fn exchange(&mut self, state: &Mutex<State>) -> io::Result<()> {
+        let tick = {
+            let state = state.lock();
+            self.budget.take(state.budget());
+            state.budget().tick()
+        };
+        self.budget.write()?;
+        self.ledgers.harvest(tick)?;
+        state.lock().set_mounted(self.ledgers.totals());
+        Ok(())
+    }
+}
