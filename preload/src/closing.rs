@@ -6,7 +6,7 @@ use crate::flush::{self, How};
 use crate::helper::{self, Kept};
 use crate::ledger::{self, TOTALS};
 use crate::look::EDGE_PAGES;
-use crate::{look, pace, probe, process, region, sys};
+use crate::{look, pace, probe, process, reads, region, sys};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use freeboard_budget::Mode;
@@ -99,6 +99,7 @@ fn is_clean(file: &File, fd: c_int) -> bool {
 
 /// The process ends: what is owed is sent on its way where the group is pressed.
 pub fn end() {
+    reads::end();
     if !region::is_attached() && files::all().next().is_none() || !process::is_ours() {
         return;
     }

@@ -5,7 +5,7 @@
 //! variadic integer argument travels as a named one does, and one that is not there is not looked at.
 
 use crate::real::interpose;
-use crate::{calls, closing, descriptors, helper, process, seccomp, sweep};
+use crate::{calls, closing, descriptors, helper, process, reads, seccomp, sweep};
 use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use libc::{gid_t, iovec, mode_t, off_t, pid_t, size_t, ssize_t, uid_t};
 
@@ -20,6 +20,7 @@ pub fn vectored_with(fd: c_int, offset: off_t, flags: c_int, call: impl Fn() -> 
 }
 
 pub fn close_with(fd: c_int, call: impl FnOnce() -> c_int) -> c_int {
+    reads::before_close(fd);
     let entry = descriptors::get(fd);
     if !entry.is_unknown() && process::is_ours() {
         closing::before_close(fd, entry);
@@ -30,6 +31,7 @@ pub fn close_with(fd: c_int, call: impl FnOnce() -> c_int) -> c_int {
 
 pub fn duplicate_with(from: c_int, call: impl FnOnce() -> c_int) -> c_int {
     let to = call();
+    reads::forget(to);
     if to >= 0 && process::is_ours() {
         descriptors::copy(from, to);
     }
@@ -40,6 +42,7 @@ pub fn replace_with(from: c_int, to: c_int, call: impl FnOnce() -> c_int) -> c_i
     if from == to || !process::is_ours() {
         return call();
     }
+    reads::before_close(to);
     let entry = descriptors::get(to);
     if !entry.is_unknown() {
         closing::before_close(to, entry);
@@ -56,6 +59,7 @@ pub fn close_range_with(first: c_uint, last: c_uint, flags: c_uint, call: impl F
     const CLOEXEC: c_uint = 4;
     const UNSHARE: c_uint = 2;
     if flags & (CLOEXEC | UNSHARE) == 0 && first <= last && process::is_ours() {
+        reads::before_close_range(first, last);
         for fd in descriptors::known(first, last) {
             closing::before_close(fd, descriptors::get(fd));
             descriptors::close(fd);
@@ -65,6 +69,7 @@ pub fn close_range_with(first: c_uint, last: c_uint, flags: c_uint, call: impl F
 }
 
 pub fn opened(fd: c_int) -> c_int {
+    reads::forget(fd);
     // the number can have been closed unseen, inside libc
     if fd >= 0 && !descriptors::get(fd).is_unknown() && process::is_ours() {
         descriptors::forget(fd);
@@ -77,6 +82,7 @@ pub fn fcntl_with(fd: c_int, command: c_int, call: impl FnOnce() -> c_int) -> c_
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => duplicate_with(fd, call),
         libc::F_SETFL => {
             let result = call();
+            reads::forget(fd);
             if result >= 0 && process::is_ours() {
                 descriptors::forget(fd); // O_APPEND and O_DIRECT can have changed
             }
@@ -111,6 +117,9 @@ pub fn truncated(fd: c_int, bytes: off_t, call: impl FnOnce() -> c_int) -> c_int
     }
     result
 }
+
+/// What a vector is taken to read: its length stands in memory that only the kernel may read unharmed.
+const VECTOR: usize = 1 << 20;
 
 interpose! {
     // what writes
@@ -150,21 +159,75 @@ interpose! {
         };
     fn sendfile(to: c_int, from: c_int, offset: *mut off_t, bytes: size_t) -> ssize_t
         | libc::SYS_sendfile, [to, from, offset, bytes] => {
-            calls::sending(to, from, offset, bytes, &mut |length| next::sendfile(to, from, offset, length))
+            calls::sending(to, from, offset, bytes, &mut |length| {
+                reads::moving(from, offset, length, || next::sendfile(to, from, offset, length))
+            })
         };
     fn sendfile64(to: c_int, from: c_int, offset: *mut off_t, bytes: size_t) -> ssize_t
         | libc::SYS_sendfile, [to, from, offset, bytes] => {
-            calls::sending(to, from, offset, bytes, &mut |length| next::sendfile64(to, from, offset, length))
+            calls::sending(to, from, offset, bytes, &mut |length| {
+                reads::moving(from, offset, length, || next::sendfile64(to, from, offset, length))
+            })
         };
     fn copy_file_range(from: c_int, from_at: *mut off_t, to: c_int, to_at: *mut off_t, bytes: size_t, flags: c_uint) -> ssize_t
         | libc::SYS_copy_file_range, [from, from_at, to, to_at, bytes, flags] => {
             calls::copying(to, to_at, from, from_at, bytes, &mut |length| {
-                next::copy_file_range(from, from_at, to, to_at, length, flags)
+                reads::moving(from, from_at, length, || {
+                    next::copy_file_range(from, from_at, to, to_at, length, flags)
+                })
             })
         };
     fn splice(from: c_int, from_at: *mut off_t, to: c_int, to_at: *mut off_t, bytes: size_t, flags: c_uint) -> ssize_t
         | libc::SYS_splice, [from, from_at, to, to_at, bytes, flags] => {
-            calls::splicing(to, to_at, bytes, &mut || next::splice(from, from_at, to, to_at, bytes, flags))
+            calls::splicing(to, to_at, bytes, &mut || {
+                reads::moving(from, from_at, bytes, || next::splice(from, from_at, to, to_at, bytes, flags))
+            })
+        };
+
+    // what reads
+    fn read(fd: c_int, buffer: *mut c_void, bytes: size_t) -> ssize_t
+        | libc::SYS_read, [fd, buffer, bytes] => reads::plain(fd, bytes, move || next::read(fd, buffer, bytes));
+    fn __read(fd: c_int, buffer: *mut c_void, bytes: size_t) -> ssize_t
+        | libc::SYS_read, [fd, buffer, bytes] => reads::plain(fd, bytes, move || next::__read(fd, buffer, bytes));
+    fn __read_chk(fd: c_int, buffer: *mut c_void, bytes: size_t, room: size_t) -> ssize_t
+        | libc::SYS_read, [fd, buffer, bytes, room] => reads::plain(fd, bytes, move || next::__read_chk(fd, buffer, bytes, room));
+    fn pread(fd: c_int, buffer: *mut c_void, bytes: size_t, offset: off_t) -> ssize_t
+        | libc::SYS_pread64, [fd, buffer, bytes, offset] => {
+            reads::positional(fd, offset, bytes, move || next::pread(fd, buffer, bytes, offset))
+        };
+    fn pread64(fd: c_int, buffer: *mut c_void, bytes: size_t, offset: off_t) -> ssize_t
+        | libc::SYS_pread64, [fd, buffer, bytes, offset] => {
+            reads::positional(fd, offset, bytes, move || next::pread64(fd, buffer, bytes, offset))
+        };
+    fn __pread64(fd: c_int, buffer: *mut c_void, bytes: size_t, offset: off_t) -> ssize_t
+        | libc::SYS_pread64, [fd, buffer, bytes, offset] => {
+            reads::positional(fd, offset, bytes, move || next::__pread64(fd, buffer, bytes, offset))
+        };
+    fn __pread_chk(fd: c_int, buffer: *mut c_void, bytes: size_t, offset: off_t, room: size_t) -> ssize_t
+        | libc::SYS_pread64, [fd, buffer, bytes, offset, room] => {
+            reads::positional(fd, offset, bytes, move || next::__pread_chk(fd, buffer, bytes, offset, room))
+        };
+    fn __pread64_chk(fd: c_int, buffer: *mut c_void, bytes: size_t, offset: off_t, room: size_t) -> ssize_t
+        | libc::SYS_pread64, [fd, buffer, bytes, offset, room] => {
+            reads::positional(fd, offset, bytes, move || next::__pread64_chk(fd, buffer, bytes, offset, room))
+        };
+    fn readv(fd: c_int, vectors: *const iovec, count: c_int) -> ssize_t
+        | libc::SYS_readv, [fd, vectors, count] => reads::plain(fd, VECTOR, move || next::readv(fd, vectors, count));
+    fn preadv(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t) -> ssize_t
+        | libc::SYS_preadv, [fd, vectors, count, offset] => {
+            reads::positional(fd, offset, VECTOR, move || next::preadv(fd, vectors, count, offset))
+        };
+    fn preadv64(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t) -> ssize_t
+        | libc::SYS_preadv, [fd, vectors, count, offset] => {
+            reads::positional(fd, offset, VECTOR, move || next::preadv64(fd, vectors, count, offset))
+        };
+    fn preadv2(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t
+        | libc::SYS_preadv2, [fd, vectors, count, offset, 0, flags] => {
+            reads::positional(fd, offset, VECTOR, move || next::preadv2(fd, vectors, count, offset, flags))
+        };
+    fn preadv64v2(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t
+        | libc::SYS_preadv2, [fd, vectors, count, offset, 0, flags] => {
+            reads::positional(fd, offset, VECTOR, move || next::preadv64v2(fd, vectors, count, offset, flags))
         };
 
     // what changes a file's size
@@ -314,5 +377,9 @@ pub fn alone<T>(call: impl FnOnce() -> T) -> T {
 
 /// `lseek(fd, 0, SEEK_CUR)` only asks.
 pub fn moved_unless_asked(fd: c_int, offset: off_t, whence: c_int, result: off_t) -> off_t {
-    if whence == libc::SEEK_CUR && offset == 0 { result } else { moved(fd, result) }
+    if whence == libc::SEEK_CUR && offset == 0 {
+        return result;
+    }
+    reads::moved(fd, result);
+    moved(fd, result)
 }

@@ -18,6 +18,7 @@
 //! | [`calls`] | a call that writes: booked, admitted, in pieces |
 //! | [`pace`] | whose turn it is to look, and how a call waits |
 //! | [`look`] | what is really dirty is sent, what has arrived is taken off |
+//! | [`reads`] | a call that reads, where a rule says drop-behind |
 //! | [`closing`] | what a file owes when it is closed, a process when it ends |
 //! | [`speed`] | the disk's speed, as this process measures it |
 //! | [`flush`], [`probe`] | how, by filesystem, and by its effect |
@@ -58,6 +59,7 @@ mod pace;
 mod probe;
 mod process;
 mod queues;
+mod reads;
 mod real;
 mod region;
 mod seccomp;

@@ -8,7 +8,7 @@
 //! This is one of the modules that may say `unsafe`.
 
 use crate::elf::Object;
-use crate::{apart, closing, files, helper, ledger, pace, region, seccomp, sweep, sys, vfork};
+use crate::{apart, closing, files, helper, ledger, pace, reads, region, seccomp, sweep, sys, vfork};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32};
 
@@ -109,6 +109,7 @@ pub fn is_ours() -> bool {
         ledger::reset();
         seccomp::reset();
         sweep::reset();
+        reads::reset();
         PID.store(pid, Relaxed);
         // SAFETY: as above.
         unsafe { (*mark).store(MARKED, Release) };

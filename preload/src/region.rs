@@ -11,7 +11,7 @@
 mod row;
 
 use crate::apart::{self, Apart};
-use crate::{descriptors, group, helper, ledger, process, speed, sweep, sys};
+use crate::{descriptors, group, helper, ledger, process, reads, speed, sweep, sys};
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
@@ -20,8 +20,9 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize
 use freeboard_budget::law::{self, Share, Target, Verdict};
 use freeboard_budget::layout::{
     self, Aside, CONTAINER_DROP, CONTAINER_DROP_CLOSED, CONTAINER_FLAG_BITS, CONTAINER_LIVE, CONTAINER_PRESSURE,
-    CONTAINER_UNLIMITED, Container, Kind, PATTERN_BYTES, Policy, STALE_MS, Slot,
+    CONTAINER_UNLIMITED, Container, Kind, PATTERN_BYTES, Policy, Rule, STALE_MS, Slot,
 };
+use freeboard_budget::policy::Bank;
 use freeboard_budget::protocol::{self, Hello, Welcome};
 use freeboard_budget::shm::Mapped;
 use freeboard_budget::slots::Report;
@@ -129,6 +130,14 @@ impl Path {
 pub fn start() {
     SOCKET.set(c"FREEBOARD_SOCKET");
     REGION.set(c"FREEBOARD_REGION");
+    if has_place() {
+        reads::may_be();
+    }
+}
+
+/// The environment says where a sidecar would be.
+fn has_place() -> bool {
+    !SOCKET.get().is_empty() || !REGION.get().is_empty()
 }
 
 /// The socket is not to be used: as if the environment did not name one.
@@ -253,13 +262,8 @@ pub fn mode_of_file(fd: c_int) -> Mode {
     if process == Mode::Off || !HAS_RULES.load(Relaxed) {
         return process;
     }
-    let (Some(attachment), Some(policy)) = (current(), policy()) else { return process };
-    let mut path = [0u8; 1024];
-    let mut link = [0u8; 64];
-    let Some(link) = helper::descriptor_path(&mut link, sys::gettid(), fd) else { return process };
-    let Some(path) = sys::read_link(link, &mut path) else { return process };
-    match first_match(&attachment.budget, Kind::Rules, policy, path) {
-        Some(mode) if mode < u32::from(u8::MAX) => {
+    match rule_of_file(fd) {
+        Some((mode, _)) if mode < u32::from(u8::MAX) => {
             let mode = Mode::from_u8(mode as u8);
             if mode == Mode::Always {
                 ALWAYS.store(true, Relaxed);
@@ -270,20 +274,46 @@ pub fn mode_of_file(fd: c_int) -> Mode {
     }
 }
 
-/// The mode of the first row in force whose pattern matches.
-fn first_match(budget: &Mapped, kind: Kind, policy: &Policy, path: &[u8]) -> Option<u32> {
+/// A rule says that what is read of a file goes behind the reader.
+pub fn drops_behind(fd: c_int) -> bool {
+    HAS_RULES.load(Relaxed) && rule_of_file(fd).is_some_and(|(_, reads)| reads == 1)
+}
+
+/// Mode and reads of the first rule that matches an open file's path.
+fn rule_of_file(fd: c_int) -> Option<(u32, u32)> {
+    let (attachment, policy) = (current()?, policy()?);
+    let mut path = [0u8; 1024];
+    let mut link = [0u8; 64];
+    let link = helper::descriptor_path(&mut link, sys::gettid(), fd)?;
+    first_match(&attachment.budget, Kind::Rules, policy, sys::read_link(link, &mut path)?)
+}
+
+/// Some rule in force asks for drop-behind.
+fn has_drop_behind() -> bool {
+    let (Some(attachment), Some(policy)) = (current(), policy()) else { return false };
+    let budget = &attachment.budget;
+    policy.read(|bank| rules(budget, Kind::Rules, policy, bank).any(|rule| rule.reads.load(Relaxed) == 1))
+}
+
+/// The rows of a bank.
+fn rules<'a>(budget: &'a Mapped, kind: Kind, policy: &Policy, bank: Bank) -> impl Iterator<Item = &'a Rule> {
+    let rows = if kind == Kind::Rules { bank.rules(policy) } else { bank.excludes(policy) }.load(Relaxed) as usize;
+    // a count is only as good as who wrote it
+    let rows = rows.min(budget.count(kind) / 2);
+    let first = bank.first_row(budget.count(kind));
+    (0..rows).filter_map(move |row| budget.rule(kind, first + row))
+}
+
+/// Mode and reads of the first row in force whose pattern matches.
+fn first_match(budget: &Mapped, kind: Kind, policy: &Policy, path: &[u8]) -> Option<(u32, u32)> {
     policy.read(|bank| {
-        let rows = if kind == Kind::Rules { bank.rules(policy) } else { bank.excludes(policy) }.load(Relaxed) as usize;
-        // a count is only as good as who wrote it
-        let rows = rows.min(budget.count(kind) / 2);
-        let first = bank.first_row(budget.count(kind));
-        (0..rows).filter_map(|row| budget.rule(kind, first + row)).find_map(|rule| {
+        rules(budget, kind, policy, bank).find_map(|rule| {
             let mut pattern = [0u8; PATTERN_BYTES];
             for (bytes, word) in pattern.chunks_exact_mut(8).zip(&rule.pattern) {
                 bytes.copy_from_slice(&word.load(Relaxed).to_le_bytes());
             }
             let pattern = pattern.get(..rule.len.load(Relaxed) as usize)?;
-            glob::matches(pattern, path).then(|| rule.mode.load(Relaxed))
+            glob::matches(pattern, path).then(|| (rule.mode.load(Relaxed), rule.reads.load(Relaxed)))
         })
     })
 }
@@ -305,9 +335,8 @@ fn refresh_at(now: u64) {
     let is_settled = |attachment: &Attachment| {
         is_live(attachment, now) && (attachment.counters.is_some() || SOCKET.get().is_empty())
     };
-    let has_place = !SOCKET.get().is_empty() || !REGION.get().is_empty();
     let is_due = now.saturating_sub(TRIED_AT.load(Relaxed)) > STALE_MS * 1_000_000;
-    if has_place && is_due && !attachment.is_some_and(is_settled) {
+    if has_place() && is_due && !attachment.is_some_and(is_settled) {
         apart::run(|apart| attach(apart, now));
         attachment = current();
     }
@@ -400,6 +429,9 @@ fn notice_policy() -> Mode {
     let mode = mode_now();
     MODE.store(mode as u8, Relaxed);
     HAS_RULES.store(policy().is_some_and(|policy| policy.rules.iter().any(|rows| rows.load(Relaxed) != 0)), Relaxed);
+    if word != 0 && before != word {
+        reads::decide(mode != Mode::Off && mode != Mode::Observe && has_drop_behind());
+    }
     // left alone, they stay known: whoever knows none never looks, and would not hear of the next policy
     if has_changed && mode != Mode::Off {
         descriptors::forget_policy();

@@ -67,6 +67,18 @@ pub fn drop_cache(file: &File) -> io::Result<()> {
     }
 }
 
+/// From now on the kernel reads of a file what it is asked for, and nothing ahead.
+///
+/// # Errors
+/// What posix_fadvise(2) says.
+pub fn do_not_read_ahead(file: &File) -> io::Result<()> {
+    // SAFETY: takes integers and a descriptor that `file` keeps open.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_RANDOM) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
 /// A file's pages, held in the page cache until this is dropped. They are charged to who read them first.
 #[derive(Debug)]
 pub struct Pinned {
