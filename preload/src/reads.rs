@@ -404,7 +404,8 @@ impl Stream {
         stat.is_some()
     }
 
-    /// Only one thread at a time, and not in a handler on top of it.
+    /// Only one thread at a time, and not in a handler on top of it. One that is left by siglongjmp is never looked at
+    /// again: what its descriptor reads stays cached.
     fn alone(&self, look: impl FnOnce()) {
         if process::is_ours() && !self.busy.swap(true, AcqRel) {
             look();

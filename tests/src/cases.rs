@@ -29,7 +29,8 @@ pub struct Cases<'lab> {
 impl Cases<'_> {
     /// `program`: a C program of `tests/programs` that takes a case and a directory.
     pub fn new<'lab>(lab: &'lab Lab, program: &str) -> Cases<'lab> {
-        let text = "[writes]\nmode = \"always\"\nwindow = \"1MiB\"\nmax_stall = \"10s\"\n";
+        let text = "[writes]\nmode = \"always\"\nwindow = \"1MiB\"\nmax_stall = \"10s\"\n\
+                    [[rule]]\npath = \"/**\"\nreads = \"drop-behind\"\n";
         let always = freeboard::workload(lab.dir(), text);
         let disk = SlowDisk::new(lab, Filesystem::Xfs, DISK);
         Cases { lab, disk, program: programs::c_program(lab, program), always }

@@ -52,7 +52,9 @@ struct Trace {
 
 impl Bench<'_> {
     fn new<'lab>(lab: &'lab Lab, program: &'lab Path, dir: &'lab Path) -> Bench<'lab> {
-        let always = freeboard::workload(lab.dir(), "[writes]\nmode = \"always\"\nwindow = \"1MiB\"\n");
+        let text =
+            "[writes]\nmode = \"always\"\nwindow = \"1MiB\"\n[[rule]]\npath = \"/**\"\nreads = \"drop-behind\"\n";
+        let always = freeboard::workload(lab.dir(), text);
         Bench { lab, dir, program, always }
     }
 
