@@ -520,13 +520,15 @@ impl File {
         self.scattered.load(Relaxed) && (self.plain.load(Relaxed) || self.is_append())
     }
 
-    /// Moves the current charge into a new chunk.
-    pub fn cut(&self, low: u64, high: u64) -> u64 {
+    /// Moves the current charge into a new chunk; what it is charged, and its range. The charge goes first, and then it
+    /// is asked where the file offset is: a thread that writes meanwhile has widened the range before it is charged.
+    pub fn cut(&self, position: impl FnOnce() -> i64) -> (u64, u64, u64) {
         let charge = self.current.swap(0, Relaxed);
+        let (low, high) = self.current_range(position());
         self.current_bytes.store(0, Relaxed);
         self.forget_range();
         self.push(low, high, charge);
-        charge
+        (charge, low, high)
     }
 
     /// Moves so much of the current charge, the part from `low` to `end`, into a new chunk: the rest begins at `end`.

@@ -115,6 +115,7 @@ const STACK_BYTES: usize = 64 << 10;
 pub fn reset() {
     TID.store(0, Relaxed);
     ALONE.store(0, Relaxed);
+    WAITS_FOR_DEV.store(0, Relaxed);
     for flag in [&LEAVING, &DISMISSED, &REFUSED, &LATE] {
         flag.store(false, Relaxed);
     }
@@ -176,9 +177,11 @@ pub fn commit(file: &'static File, fd: c_int) -> bool {
 
 /// The last descriptor of a remote file is about to be closed: waits until the helper has closed its own, at most
 /// `longest_ns`. A file that somebody has open is not gone when it is unlinked, and keeps its filesystem mounted. The
-/// commit that this may take is one that close would make.
+/// commit that this may take is one that close would make; for another server it waits no longer than [`HANDOVER_MS`].
 pub fn release(file: &File, longest_ns: u64) {
-    let deadline = sys::now_ns().saturating_add(longest_ns);
+    let now = sys::now_ns();
+    let deadline = now.saturating_add(longest_ns);
+    let is_for_another = |dev| dev != 0 && dev != file.dev();
     for job in TABLE.iter().filter(|job| job.is_for(file)) {
         job.leave.store(true, Release);
         if job.state.compare_exchange(POSTED, FREE, AcqRel, Relaxed).is_ok() {
@@ -187,6 +190,10 @@ pub fn release(file: &File, longest_ns: u64) {
         ring();
         while job.is_for(file) && TID.load(Acquire) != 0 && sys::now_ns() < deadline {
             wait(&job.state, OPENED, LOOK_NS);
+            let waited_ns = sys::now_ns().wrapping_sub(now);
+            if waited_ns > HANDOVER_MS * 1_000_000 && is_for_another(WAITS_FOR_DEV.load(Relaxed)) {
+                return;
+            }
         }
     }
 }
@@ -406,7 +413,7 @@ fn leave() {
             wake(&job.state);
         } else if job.state.load(Acquire) == OPENED {
             // dismissed: its descriptors go with the thread's table
-            ledger::credit(job.charge.load(Relaxed));
+            files::closed().fetch_add(job.charge.load(Relaxed), Relaxed);
             job.state.store(FREE, Release);
         }
     }
@@ -496,7 +503,8 @@ fn waiting_for<T>(dev: u64, call: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Ends the job of a closed file that has been written, or whose time is up; `false`: not yet.
+/// Ends the job of a closed file that has been written, or whose time is up, and with it what is known of its debt;
+/// `false`: not yet.
 fn finish(job: &Job, now: u64) -> bool {
     if job.state.load(Acquire) != OPENED {
         return true;
@@ -504,23 +512,27 @@ fn finish(job: &Job, now: u64) -> bool {
     let fd = job.own_fd.load(Relaxed);
     let charge = job.charge.load(Relaxed);
     let kept_ns = now.wrapping_sub(job.since_ns.load(Relaxed));
-    let is_waiting = match sys::cachestat(fd, 0, 0) {
+    let (is_written, longest_ns) = match sys::cachestat(fd, 0, 0) {
         Ok(stat) if stat.cached > 0 => {
             let is_synced = stat.dirty > 0 && stat.writeback == 0 && start_or_sync(job, stat.dirty, kept_ns);
-            !is_synced && stat.dirty + stat.writeback > 0 && kept_ns < KEEP_NS
+            (is_synced || stat.dirty + stat.writeback == 0, KEEP_NS)
         }
-        Ok(_) if !job.blind.load(Relaxed) => false, // the kernel has taken it back already
-        _ => kept_ns < KEEP_BLIND_NS,
+        Ok(_) if !job.blind.load(Relaxed) => (true, 0), // the kernel has taken it back already
+        _ => (false, KEEP_BLIND_NS),
     };
-    if is_waiting {
+    if !is_written && kept_ns < longest_ns {
         return false;
     }
     let from = job.from.load(Relaxed);
     if from != u64::MAX {
         drop_from(fd, from);
     }
-    ledger::credit(charge);
-    ledger::TOTALS.confirmed_bytes.fetch_add(charge, Relaxed);
+    if is_written {
+        ledger::credit(charge);
+        ledger::TOTALS.confirmed_bytes.fetch_add(charge, Relaxed);
+    } else {
+        files::closed().fetch_add(charge, Relaxed); // the group's unwritten tells
+    }
     sys::close(fd);
     job.state.store(FREE, Release);
     true

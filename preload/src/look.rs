@@ -186,9 +186,7 @@ fn is_coming(file: &'static File, fd: c_int) -> bool {
 /// Starts writeback of all that the file's current charge stands for.
 pub fn send(file: &'static File, fd: c_int) {
     if file.current() > 0 {
-        let (low, high) = file.current_range(sys::position(fd));
-        // first of all: what other threads write meanwhile is none of this chunk's
-        let charge = file.cut(low, high);
+        let (charge, low, high) = file.cut(|| sys::position(fd));
         flush::start(file, fd, low, high);
         TOTALS.flushed_bytes.fetch_add(charge, Relaxed);
     }
