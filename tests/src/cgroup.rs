@@ -34,6 +34,23 @@ pub struct Figures {
     pub oom_kills: u64,
 }
 
+/// A group at one moment, in bytes where nothing else is said.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// Since the group was made.
+    pub at: Duration,
+    /// Usage.
+    pub usage_bytes: u64,
+    /// Page cache, shmem included.
+    pub cache_bytes: u64,
+    /// Dirty + writeback.
+    pub unwritten_bytes: u64,
+    /// Anonymous memory.
+    pub anon_bytes: u64,
+    /// How often usage has met the limit.
+    pub limit_hits: u64,
+}
+
 /// What became of a program.
 #[derive(Debug)]
 pub struct Run {
@@ -45,17 +62,25 @@ pub struct Run {
     pub output: String,
     /// What the kernel counted for its group until then.
     pub figures: Figures,
+    /// Its group until then, every few milliseconds.
+    pub samples: Vec<Sample>,
 }
 
 /// A memory cgroup of its own.
 #[derive(Debug)]
 pub struct Group<'lab> {
     lab: &'lab Lab,
-    dir: PathBuf,
-    version: Version,
+    files: Files,
     sampler: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
-    peaks: Arc<Mutex<Figures>>,
+    samples: Arc<Mutex<Vec<Sample>>>,
+}
+
+/// The files of a group.
+#[derive(Clone, Debug)]
+struct Files {
+    dir: PathBuf,
+    version: Version,
 }
 
 impl<'lab> Group<'lab> {
@@ -68,22 +93,26 @@ impl<'lab> Group<'lab> {
             fs::create_dir(&dir).and_then(|()| fs::write(dir.join(version.limit_file()), limit_bytes.to_string()));
         made.unwrap_or_else(|error| panic!("cannot make the memory cgroup {}: {error}", dir.display()));
 
-        let (stop, peaks) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Figures::default())));
+        let files = Files { dir, version };
+        let (stop, samples) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let sampler = std::thread::spawn({
-            let (dir, stop, peaks) = (dir.clone(), stop.clone(), peaks.clone());
+            let (files, stop, samples) = (files.clone(), stop.clone(), samples.clone());
+            let start = Instant::now();
             move || {
                 while !stop.load(Ordering::Relaxed) {
-                    sample(&dir, &peaks);
+                    // a group that is being removed has no more to say
+                    let sample = files.sample(start.elapsed());
+                    samples.lock().unwrap_or_else(PoisonError::into_inner).extend(sample);
                     std::thread::sleep(SAMPLE_EVERY);
                 }
             }
         });
-        Group { lab, dir, version, sampler: Some(sampler), stop, peaks }
+        Group { lab, files, sampler: Some(sampler), stop, samples }
     }
 
     /// Changes the limit.
     pub fn set_limit(&self, limit_bytes: u64) {
-        let file = self.dir.join(self.version.limit_file());
+        let file = self.dir().join(self.files.version.limit_file());
         fs::write(&file, limit_bytes.to_string())
             .unwrap_or_else(|error| panic!("cannot set {}: {error}", file.display()));
     }
@@ -98,7 +127,8 @@ impl<'lab> Group<'lab> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let log = self.lab.dir().join(format!("output-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         let out = File::create(&log).expect("cannot make the program's log");
-        let procs = File::options().write(true).open(self.dir.join("cgroup.procs")).expect("cannot open cgroup.procs");
+        let procs =
+            File::options().write(true).open(self.dir().join("cgroup.procs")).expect("cannot open cgroup.procs");
         command.stdin(input).stdout(out.try_clone().expect("cannot dup")).stderr(out);
         sys::enter_group_on_exec(command, procs);
         let start = Instant::now();
@@ -115,34 +145,31 @@ impl<'lab> Group<'lab> {
 
     /// What the kernel counted so far.
     pub fn figures(&self) -> Figures {
-        sample(&self.dir, &self.peaks);
-        let mut figures = *self.peaks.lock().unwrap_or_else(PoisonError::into_inner);
-        let read =
-            |file: &str| fs::read(self.dir.join(file)).unwrap_or_else(|error| panic!("cannot read {file}: {error}"));
-        let value = |file: &str| number(read(file).trim_ascii()).unwrap_or_else(|| panic!("{file} holds no number"));
-        let keyed = |file: &str, key: &str| {
-            let text = String::from_utf8_lossy(&read(file)).into_owned();
-            let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok());
-            line.unwrap_or_else(|| panic!("{file} has no {key}"))
+        let last = self.files.sample(Duration::MAX);
+        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        let peak = |bytes: fn(&Sample) -> u64| samples.iter().chain(&last).map(bytes).max().unwrap_or(0);
+        let said = |number: Option<u64>| number.unwrap_or_else(|| panic!("{} is gone", self.dir().display()));
+        let (peak_usage_file, kills_file) = match self.files.version {
+            Version::V1 => ("memory.max_usage_in_bytes", "memory.oom_control"),
+            Version::V2 => ("memory.peak", "memory.events"),
         };
-        match self.version {
-            Version::V1 => {
-                figures.peak_usage_bytes = value("memory.max_usage_in_bytes");
-                figures.limit_hits = value("memory.failcnt");
-                figures.oom_kills = keyed("memory.oom_control", "oom_kill");
-            }
-            Version::V2 => {
-                figures.peak_usage_bytes = value("memory.peak");
-                figures.limit_hits = keyed("memory.events", "max");
-                figures.oom_kills = keyed("memory.events", "oom_kill");
-            }
+        Figures {
+            peak_usage_bytes: said(self.files.number(peak_usage_file)),
+            peak_cache_bytes: peak(|sample| sample.cache_bytes),
+            peak_unwritten_bytes: peak(|sample| sample.unwritten_bytes),
+            peak_anon_bytes: peak(|sample| sample.anon_bytes),
+            limit_hits: said(self.files.limit_hits()),
+            oom_kills: said(self.files.keyed(kills_file, "oom_kill")),
         }
-        figures
+    }
+
+    fn samples(&self) -> Vec<Sample> {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The group's directory.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.files.dir
     }
 }
 
@@ -152,8 +179,8 @@ impl Drop for Group<'_> {
         if let Some(sampler) = self.sampler.take() {
             let _ = sampler.join();
         }
-        if let Err(error) = remove(&self.dir) {
-            eprintln!("cannot remove {}: {error}", self.dir.display());
+        if let Err(error) = remove(self.dir()) {
+            eprintln!("cannot remove {}: {error}", self.dir().display());
         }
     }
 }
@@ -193,17 +220,18 @@ impl Member<'_> {
                 break status;
             }
             if self.start.elapsed() > TIMEOUT {
-                kill_all(&self.group.dir);
+                kill_all(&self.group.files.dir);
                 panic!("hangs since {TIMEOUT:?}; it printed:\n{}", self.output());
             }
             std::thread::sleep(Duration::from_millis(2));
         };
-        Run { status, wall: self.start.elapsed(), output: self.output(), figures: self.group.figures() }
+        let (wall, figures, samples) = (self.start.elapsed(), self.group.figures(), self.group.samples());
+        Run { status, wall, output: self.output(), figures, samples }
     }
 
     /// Kills it and everything else in its group.
     pub fn kill(mut self) {
-        kill_all(&self.group.dir);
+        kill_all(&self.group.files.dir);
         self.child.wait().expect("cannot wait for the program");
     }
 
@@ -224,7 +252,26 @@ impl Run {
     /// Unless [`Run::assert_ok`] holds and usage never met the limit.
     pub fn assert_never_at_the_limit(&self, what: &str) {
         self.assert_ok(what);
-        assert_eq!(self.figures.limit_hits, 0, "{what}: limit hits");
+        if self.figures.limit_hits > 0 {
+            self.tell_how_the_limit_was_met(what);
+        }
+        assert_eq!(self.figures.limit_hits, 0, "{what}: limit hits\n{}", self.output);
+    }
+
+    /// Prints the group from a second before usage first met the limit to a second after.
+    fn tell_how_the_limit_was_met(&self, what: &str) {
+        const AROUND: Duration = Duration::from_secs(1);
+        let Some(first) = self.samples.iter().find(|sample| sample.limit_hits > 0) else { return };
+        println!("{what}: at (s), usage, cache, unwritten (MiB), limit hits");
+        let mut told = Duration::ZERO;
+        for sample in self.samples.iter().filter(|sample| sample.at.abs_diff(first.at) < AROUND) {
+            if sample.at.saturating_sub(told) > AROUND / 50 {
+                told = sample.at;
+                let [usage, cache, unwritten] =
+                    [sample.usage_bytes, sample.cache_bytes, sample.unwritten_bytes].map(|bytes| bytes / MIB);
+                println!("{:8.3} {usage:5} {cache:5} {unwritten:5} {:6}", sample.at.as_secs_f64(), sample.limit_hits);
+            }
+        }
     }
 
     /// # Panics
@@ -301,13 +348,36 @@ fn hierarchy() -> (Version, PathBuf) {
     (Version::V2, v2)
 }
 
-fn sample(dir: &Path, peaks: &Mutex<Figures>) {
-    // a group that is being removed has no more to say
-    let Ok(text) = fs::read(dir.join("memory.stat")) else { return };
-    let now = stat(&text);
-    let mut peaks = peaks.lock().unwrap_or_else(PoisonError::into_inner);
-    let raise = |peak: &mut u64, value: Option<u64>| *peak = (*peak).max(value.unwrap_or(0));
-    raise(&mut peaks.peak_cache_bytes, now.file);
-    raise(&mut peaks.peak_unwritten_bytes, now.unwritten());
-    raise(&mut peaks.peak_anon_bytes, now.anon);
+impl Files {
+    fn text(&self, file: &str) -> Option<Vec<u8>> {
+        fs::read(self.dir.join(file)).ok()
+    }
+
+    fn number(&self, file: &str) -> Option<u64> {
+        number(self.text(file)?.trim_ascii())
+    }
+
+    fn keyed(&self, file: &str, key: &str) -> Option<u64> {
+        let text = String::from_utf8(self.text(file)?).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    fn limit_hits(&self) -> Option<u64> {
+        match self.version {
+            Version::V1 => self.number("memory.failcnt"),
+            Version::V2 => self.keyed("memory.events", "max"),
+        }
+    }
+
+    fn sample(&self, at: Duration) -> Option<Sample> {
+        let stat = stat(&self.text("memory.stat")?);
+        Some(Sample {
+            at,
+            usage_bytes: self.number(self.version.usage_file())?,
+            cache_bytes: stat.file.unwrap_or(0),
+            unwritten_bytes: stat.unwritten().unwrap_or(0),
+            anon_bytes: stat.anon.unwrap_or(0),
+            limit_hits: self.limit_hits()?,
+        })
+    }
 }
