@@ -258,10 +258,7 @@ fn pace_after(file: &'static File, fd: c_int) {
 
 /// sendfile, as [`copying`] does it. The kernel refuses what would run over a signed offset: at the source what is
 /// asked for, at the target what it does at once (`do_sendfile` in fs/read_write.c).
-///
-/// # Safety
-/// `from_at` is what the application passes to the kernel.
-pub unsafe fn sending(
+pub fn sending(
     fd: c_int,
     from: c_int,
     from_at: *const i64,
@@ -272,17 +269,13 @@ pub unsafe fn sending(
         let last = i64::MAX as u64;
         ends_by(from, from_at, bytes, last) && ends_by(fd, core::ptr::null(), bytes.min(MAX_RW_COUNT), last)
     };
-    // SAFETY: null; the source's is not read but through the kernel.
-    unsafe { copy(fd, core::ptr::null(), from, bytes, fits, call) }
+    copy(fd, core::ptr::null(), from, bytes, fits, call)
 }
 
 /// copy_file_range: a copy inside the kernel that one call may carry on for a whole file. `call(length)` is repeated,
 /// and the kernel moves the offsets; the result is what one call would have given. `at`, `from_at`: where the
 /// application keeps the offsets, or null for the files' own.
-///
-/// # Safety
-/// `at` and `from_at` are what the application passes to the kernel.
-pub unsafe fn copying(
+pub fn copying(
     fd: c_int,
     at: *const i64,
     from: c_int,
@@ -291,8 +284,7 @@ pub unsafe fn copying(
     call: &mut dyn FnMut(usize) -> isize,
 ) -> isize {
     let fits = || ends_by(from, from_at, bytes, u64::MAX) && ends_by(fd, at, bytes, u64::MAX);
-    // SAFETY: the caller's.
-    unsafe { copy(fd, at, from, bytes, fits, call) }
+    copy(fd, at, from, bytes, fits, call)
 }
 
 /// Do `bytes` from a descriptor's offset on, or the application's own, end at `last` or before?
@@ -302,9 +294,7 @@ fn ends_by(fd: c_int, at: *const i64, bytes: usize, last: u64) -> bool {
     end.is_some_and(|end| end <= last)
 }
 
-/// # Safety
-/// `at` is null, or what the application passes to the kernel.
-unsafe fn copy(
+fn copy(
     fd: c_int,
     at: *const i64,
     from: c_int,
@@ -338,12 +328,10 @@ unsafe fn copy(
         admit(file, fd, charge, || touch(file, offset, charge));
         let errno = sys::errno();
         let wrote = call(piece);
-        if wrote > 0 && !at.is_null() {
-            // SAFETY: the kernel has just written the new offset there.
-            let end = unsafe { at.read_unaligned() };
-            file.touch((end as u64).saturating_sub(wrote as u64), wrote as u64);
-        } else {
-            file.touch_plain();
+        // the kernel has just written the new offset there
+        match (wrote > 0 && !at.is_null()).then(|| sys::read_offset(at)).flatten() {
+            Some(end) => file.touch((end as u64).saturating_sub(wrote as u64), wrote as u64),
+            None => file.touch_plain(),
         }
         settle(file, fd, charge, wrote, ledger::charge(wrote.max(0) as usize));
         if wrote < 0 {

@@ -1,5 +1,7 @@
 //! Leases (fcntl(2), F_SETLEASE): whoever opens such a file breaks the lease, and its holder is told, by SIGIO unless
 //! he asked for another signal: it ends a process that does not expect it.
+//!
+//! This is one of the crate's modules that may say `unsafe`, for tests.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -33,10 +35,16 @@ fn listed(locks: &str) -> BTreeSet<u64> {
     locks.lines().filter(|line| line.contains(" LEASE ") || line.contains(" DELEG ")).filter_map(inode).collect()
 }
 
+/// fcntl(2) with F_SETLEASE or F_GETLEASE.
+#[cfg(test)]
+pub fn lease(file: &std::fs::File, command: i32, kind: i32) -> i32 {
+    // SAFETY: fcntl takes numbers only.
+    unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(file), command, kind) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsRawFd;
     use std::os::unix::fs::MetadataExt;
 
     #[test]
@@ -60,8 +68,7 @@ mod tests {
         let ino = file.metadata().unwrap().ino();
         let mut leases = Leases::default();
         assert!(leases.may_open(ino));
-        // SAFETY: fcntl takes numbers only
-        assert_eq!(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) }, 0);
+        assert_eq!(lease(&file, libc::F_SETLEASE, libc::F_WRLCK), 0);
         std::thread::sleep(FRESH * 2);
         assert!(!leases.may_open(ino));
     }

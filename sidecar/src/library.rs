@@ -1,7 +1,8 @@
 //! `libfreeboard.so`: where it is, and putting it where applications find it.
 
 use crate::fresh;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use std::fmt::Display;
 use std::fs::{self, File, Permissions};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -26,14 +27,14 @@ pub fn find() -> Result<PathBuf> {
             (program.with_file_name(LIBRARY), mend)
         }
     };
-    let what = || format!("the library {} cannot be used; {mend}", path.display());
-    let found = fs::canonicalize(&path).with_context(what)?;
+    let unusable = |why: &dyn Display| anyhow!("the library {} cannot be used: {why}; mend: {mend}", path.display());
+    let found = fs::canonicalize(&path).map_err(|error| unusable(&error))?;
     let mut start = [0u8; 4];
     let read = File::open(&found).and_then(|mut file| file.read_exact(&mut start));
     match read {
         Ok(()) if &start == b"\x7fELF" => Ok(found),
-        Ok(()) => Err(anyhow::anyhow!("it is not a shared object")).with_context(what),
-        Err(error) => Err(error).with_context(what),
+        Ok(()) => Err(unusable(&"it is not a shared object")),
+        Err(error) => Err(unusable(&error)),
     }
 }
 

@@ -93,7 +93,7 @@ fn without_a_sidecar_the_own_group_is_shown_and_that_is_said() {
     let region = nothing.path().to_str().unwrap();
     let output = Command::new(FREEBOARD).args(["top", "--once", "--region", region]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains(&format!("there is no region in {region}; mend: ")), "{}", stderr(&output));
+    assert!(stderr(&output).contains(&format!("there is no region in {region}: ")), "{}", stderr(&output));
     std::fs::write(nothing.path().join("budget"), [7u8; 4096]).unwrap();
     let output = Command::new(FREEBOARD).args(["top", "--once", "--region", region]).output().unwrap();
     assert!(stderr(&output).contains("it is not of this version; mend: "), "{}", stderr(&output));

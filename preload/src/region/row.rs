@@ -5,6 +5,8 @@
 //!
 //! One thread at a time publishes, the one that has the pace; a process that ends says its last word beside it. One at
 //! a time claims, the one that is on an errand.
+//!
+//! This is one of the modules that may say `unsafe`, for a test.
 
 use crate::apart::Apart;
 use crate::ledger::Totals;

@@ -146,7 +146,6 @@ pub fn tmpfs(processes: &[u32]) -> Vec<Tmpfs> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsRawFd;
 
     #[test]
     fn a_lease_is_not_broken() {
@@ -154,8 +153,7 @@ mod tests {
         let paths = ["leased", "free"].map(|name| dir.path().join(name));
         paths.iter().for_each(|path| fs::write(path, [1u8; 8192]).unwrap());
         let [leased, _free] = paths.clone().map(|path| fs::File::open(path).unwrap());
-        // SAFETY: plain integers.
-        let lease = |command, kind: i32| unsafe { libc::fcntl(leased.as_raw_fd(), command, kind) };
+        let lease = |command, kind| crate::leases::lease(&leased, command, kind);
         assert_eq!(lease(libc::F_SETLEASE, libc::F_WRLCK), 0);
         let files = Files::of(&[std::process::id()]);
         assert_eq!(lease(libc::F_GETLEASE, 0), libc::F_WRLCK);

@@ -1,6 +1,6 @@
 //! What the command finds in its environment: the library, and where the region and the socket are.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow, bail};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
@@ -30,7 +30,7 @@ pub fn private_directory() -> Result<TempDir> {
         return Ok(directory);
     }
     let parent = std::env::temp_dir();
-    make(&parent).with_context(|| format!("cannot make a directory in {}; mend: set TMPDIR", parent.display()))
+    make(&parent).map_err(|error| anyhow!("cannot make a directory in {}: {error}; mend: set TMPDIR", parent.display()))
 }
 
 /// Adds the library and the places to a command's environment.

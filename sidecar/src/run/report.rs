@@ -3,7 +3,7 @@
 use super::{Ending, Watched};
 use crate::cgroup::made::Record;
 use crate::service::{BUSY, Observed, Summary};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use freeboard_budget::slots::Report as Counted;
 use freeboard_config::size::show;
 use serde::Serialize;
@@ -206,8 +206,9 @@ impl File {
             }
             made => made.map(|file| (file, true)),
         };
-        let (file, is_new) = file.with_context(|| {
-            format!("--report: cannot write {}; mend: name a file in a directory that can be written", path.display())
+        let (file, is_new) = file.map_err(|error| {
+            let mend = "name a file in a directory that can be written";
+            anyhow!("--report: cannot write {}: {error}; mend: {mend}", path.display())
         })?;
         Ok(File { file, path: path.to_owned(), is_new })
     }

@@ -45,8 +45,9 @@ impl Source {
             let group = open_path(&path).map_err(|error| anyhow!(error))?;
             return Ok(Source::Own(group, path.display().to_string()));
         };
-        open_file(&dir.join(BUDGET_FILE)).with_context(|| {
-            format!("there is no region in {}; mend: give the directory of `freeboard sidecar --region`", dir.display())
+        open_file(&dir.join(BUDGET_FILE)).map_err(|error| {
+            let mend = "give the directory of `freeboard sidecar --region`";
+            anyhow!("there is no region in {}: {error:#}; mend: {mend}", dir.display())
         })?;
         let budget = Seen::new(budget_layout()).context("no memory")?;
         let writers = Writers::new().context("no memory")?;

@@ -301,10 +301,7 @@ mod tests {
     fn a_lease_is_not_broken() {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let program = std::fs::File::create(dir.path().join("leased")).unwrap();
-        let lease = |command, kind: i32| {
-            // SAFETY: takes numbers.
-            unsafe { libc::fcntl(program.as_raw_fd(), command, kind) }
-        };
+        let lease = |command, kind| crate::leases::lease(&program, command, kind);
         assert_eq!(lease(libc::F_SETLEASE, libc::F_WRLCK), 0);
         assert_eq!(found(&program).unwrap_err(), Aside::Outside);
         assert_eq!(lease(libc::F_GETLEASE, 0), libc::F_WRLCK);

@@ -1,5 +1,7 @@
 //! What runs in processes that are forked from the launcher, which has threads: system calls alone, nothing that
 //! allocates or takes a lock.
+//!
+//! This is one of the crate's modules that may say `unsafe`.
 
 use super::{Answer, Desk, PLACES, block_signals, check, close_all_but, install};
 use rustix::event::{PollFd, PollFlags, poll};
