@@ -1,6 +1,8 @@
 //! The commands and their flags: one table behind the parser and the help.
 
 use clap::{Parser, Subcommand};
+use freeboard_inject::object::Name;
+use freeboard_inject::options;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,6 +31,12 @@ pub enum Command {
     Explain(Explain),
     /// Watch a container's memory against its limit, and who writes and who waits
     Top(Top),
+    /// Put Freeboard into the pods of a stream of YAML or JSON
+    Inject(Inject),
+    /// Take it out of them again
+    Uninject(Uninject),
+    /// Copy this program and the library into a directory
+    Install(Install),
 }
 
 /// Flags of `freeboard run`.
@@ -47,6 +55,9 @@ pub struct Run {
     /// never
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub notify: Notify,
+    /// Directory to make the region in; XDG_RUNTIME_DIR or TMPDIR if it is not given
+    #[arg(long, value_name = "DIR")]
+    pub region: Option<PathBuf>,
     /// Do not print the line at the end
     #[arg(long)]
     pub quiet: bool,
@@ -131,6 +142,71 @@ pub struct Top {
     /// Print one picture, and end
     #[arg(long)]
     pub once: bool,
+}
+
+/// Arguments of `freeboard inject`. What was done, and why what was not, comes to stderr.
+#[derive(Debug, clap::Args)]
+pub struct Inject {
+    /// Pods, Deployments, StatefulSets, DaemonSets, Jobs, CronJobs, Lists of them, among other things; - is stdin
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub file: PathBuf,
+    /// Objects to inject, such as Deployment/writer, beside those that have the label freeboard.dev/inject: enabled
+    #[arg(value_name = "KIND/NAME", value_parser = Name::parse)]
+    pub objects: Vec<Name>,
+    /// How to write what comes out, if not as what came in
+    #[arg(short, long, value_name = "FORMAT", value_enum)]
+    pub output: Option<Output>,
+    /// Serve this container alone; may be given several times
+    #[arg(long = "container", value_name = "NAME")]
+    pub containers: Vec<String>,
+    /// ConfigMap in the pods' namespace with a workload file as its key workload.toml
+    #[arg(long, value_name = "CONFIGMAP", value_parser = options::config_map)]
+    pub config: Option<String>,
+    /// Image with this program and the library
+    #[arg(long, value_name = "IMAGE", default_value = "freeboard", value_parser = options::image)]
+    pub image: String,
+    /// Without a sidecar, for Kubernetes before 1.29: an init container brings the library
+    #[arg(long, conflicts_with_all = ["config", "run"])]
+    pub library_only: bool,
+    /// Start explicit commands by `freeboard run`, for static programs
+    #[arg(long)]
+    pub run: bool,
+    /// Pace stdio through glibc's FILE tables, too
+    #[arg(long)]
+    pub stdio: bool,
+    /// Serve containers without a memory limit, too
+    #[arg(long)]
+    pub without_limit: bool,
+    /// Let through what cannot be injected, as it is
+    #[arg(long)]
+    pub pass: bool,
+}
+
+/// Arguments of `freeboard uninject`.
+#[derive(Debug, clap::Args)]
+pub struct Uninject {
+    /// What `freeboard inject` wrote; - is stdin
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub file: PathBuf,
+    /// How to write what comes out, if not as what came in
+    #[arg(short, long, value_name = "FORMAT", value_enum)]
+    pub output: Option<Output>,
+}
+
+/// How objects are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Output {
+    /// Documents behind ---
+    Yaml,
+    /// One object after another
+    Json,
+}
+
+/// Arguments of `freeboard install`.
+#[derive(Debug, clap::Args)]
+pub struct Install {
+    /// Directory that is there
+    pub dir: PathBuf,
 }
 
 /// No program starts in less.

@@ -13,10 +13,11 @@
 //! | [`doctor`] | `freeboard doctor` |
 //! | [`explain`] | `freeboard explain` |
 //! | [`top`] | `freeboard top` |
+//! | [`inject`] | `freeboard inject` and `uninject`: the crate `freeboard-inject` around files |
 //! | [`sweep`] | files on shared volumes: sent and given back while a container is near its target |
 //! | [`leases`] | files that may not be opened |
 //! | [`fresh`] | a new file where a person said, or why not |
-//! | [`library`] | finding `libfreeboard.so`, and installing it |
+//! | [`library`] | finding `libfreeboard.so`, and installing it: `freeboard install` |
 //! | [`signals`] | signals as a descriptor, and dying of one |
 //!
 //! `unsafe` stands in `region::map`, `signals` and `run::notify::sys`, and nowhere else.
@@ -27,6 +28,7 @@ pub mod cli;
 pub mod doctor;
 pub mod explain;
 pub mod fresh;
+pub mod inject;
 pub mod leases;
 pub mod library;
 pub mod metrics;

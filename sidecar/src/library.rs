@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// The library's file name.
 pub const LIBRARY: &str = "libfreeboard.so";
+/// This program's, where it is installed beside it.
+const PROGRAM: &str = "freeboard";
 /// The variable that names another place for it.
 pub const LIBRARY_VARIABLE: &str = "FREEBOARD_LIB";
 
@@ -43,14 +45,27 @@ pub fn find() -> Result<PathBuf> {
 /// # Errors
 /// Where the library is missing or the directory cannot be written.
 pub fn install(dir: &Path) -> Result<()> {
-    let from = find()?;
-    let to = dir.join(LIBRARY);
+    copy(&find()?, LIBRARY, dir)
+}
+
+/// The same with this program beside it: `freeboard install`.
+///
+/// # Errors
+/// As for [`install`].
+pub fn install_with_program(dir: &Path) -> Result<()> {
+    install(dir)?;
+    let program = std::env::current_exe().context("cannot find this program's own path")?;
+    copy(&program, PROGRAM, dir)
+}
+
+fn copy(from: &Path, name: &str, dir: &Path) -> Result<()> {
+    let to = dir.join(name);
     let place = || format!("cannot install {} into {}", from.display(), dir.display());
     if to.is_dir() {
         bail!("{}: {} is a directory: remove it", place(), to.display());
     }
     let mut file = fresh::file_in(dir).with_context(|| format!("cannot install {}", from.display()))?;
-    std::io::copy(&mut File::open(&from).with_context(place)?, &mut file).with_context(place)?;
+    std::io::copy(&mut File::open(from).with_context(place)?, &mut file).with_context(place)?;
     file.as_file().set_permissions(Permissions::from_mode(0o755)).with_context(place)?;
     file.as_file().sync_all().with_context(place)?;
     file.persist(&to).map_err(|error| error.error).with_context(place)?;

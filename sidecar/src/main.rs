@@ -3,7 +3,7 @@
 use clap::Parser;
 use freeboard_sidecar::cli::{Cli, Command};
 use freeboard_sidecar::run::Ending;
-use freeboard_sidecar::{check, doctor, explain, run, say, sidecar, signals, top};
+use freeboard_sidecar::{check, doctor, explain, inject, library, run, say, sidecar, signals, top};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -14,6 +14,9 @@ fn main() -> ExitCode {
         Command::Doctor(flags) => doctor::doctor(&flags),
         Command::Top(flags) => top::top(&flags).map(|()| Ending::Code(0)),
         Command::Explain(flags) => explain::explain(&flags).map(|()| Ending::Code(0)),
+        Command::Inject(flags) => inject::inject(&flags).map(|()| Ending::Code(0)),
+        Command::Uninject(flags) => inject::uninject(&flags).map(|()| Ending::Code(0)),
+        Command::Install(flags) => library::install_with_program(&flags.dir).map(|()| Ending::Code(0)),
     };
     match done {
         Ok(Ending::Code(code)) => ExitCode::from(code),

@@ -12,6 +12,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Of `docker run --memory 200m` and of `docker-compose.yml`.
@@ -25,6 +26,8 @@ const START_S: f64 = 5.0;
 
 const BASE: &str = "debian:bookworm-slim";
 const DEMO: &str = "freeboard-demo";
+/// The newest Kubernetes whose schema the validator has.
+const NEWEST: &str = "1.37";
 /// What the README says that the demonstration needs of `--privileged`. All of it this engine can only give where the
 /// machine has every capability that its kernel knows.
 const RIGHTS: [&str; 6] =
@@ -247,13 +250,40 @@ fn the_pod_is_one_that_kubernetes_takes() {
         succeed(Command::new(&validator).args(["--strict", "--kubernetes-version", version]).arg(file))
     };
     // the first with native sidecars, and a late one
-    for version in ["1.29", "1.34"] {
+    for version in ["1.29", NEWEST] {
         validate(version, &deploy("pod.yaml")).unwrap_or_else(|error| panic!("{version}: {error:#}"));
     }
     let misspelt = fs::read_to_string(deploy("pod.yaml")).unwrap().replace("startupProbe:", "startProbe:");
     let file = target_dir().join("misspelt-pod.yaml");
     fs::write(&file, misspelt).unwrap();
     assert!(validate("1.29", &file).is_err(), "the validator took a misspelt pod: it shows nothing");
+}
+
+/// What `freeboard inject` makes of all kinds of pods, as its golden files have it.
+#[test]
+fn injected_pods_are_ones_that_kubernetes_takes() {
+    let test = "the injected pods' schema";
+    let validator = match validator() {
+        Ok(validator) => validator,
+        Err(error) => return lab::skip(test, &format!("{error:#}")),
+    };
+    let folder = repository().join("inject/tests/golden");
+    let is_injected = |path: &PathBuf| path_str(path).ends_with(".injected.yaml");
+    let files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(is_injected).collect();
+    let has = |path: &Path, text: &str| fs::read_to_string(path).unwrap().contains(text);
+    // without native sidecars, the first with them, one where a pod may have resources of its own, the newest
+    for version in ["1.27", "1.29", "1.33", NEWEST] {
+        let is_known = |path: &&PathBuf| match version {
+            "1.27" => has(path, "\"mode\":\"library\"") || has(path, "\"mode\":\"run\""),
+            "1.29" => !has(path, "\n  resources:"),
+            _ => true,
+        };
+        let known: Vec<_> = files.iter().filter(is_known).collect();
+        assert!(known.len() > 1, "{version}: the golden files are gone");
+        let mut command = Command::new(&validator);
+        command.args(["--strict", "--kubernetes-version", version]).args(known);
+        succeed(&mut command).unwrap_or_else(|error| panic!("{version}: {error:#}"));
+    }
 }
 
 /// The shell command that writes the source to a path.
@@ -294,8 +324,10 @@ fn has_mapped_a_region(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default().contains("/memfd:")
 }
 
-/// The program that knows the schema of Kubernetes, installed beside the build's products.
+/// The program that knows the schema of Kubernetes, installed beside the build's products: once, whoever asks first.
 fn validator() -> anyhow::Result<PathBuf> {
+    static INSTALLING: Mutex<()> = Mutex::new(());
+    let _alone = INSTALLING.lock().unwrap();
     let environment = target_dir().join("kubernetes-validate");
     let program = environment.join("bin/kubernetes-validate");
     if !program.exists() {

@@ -1,5 +1,6 @@
 //! What the command finds in its environment: the library, and where the region and the socket are.
 
+use crate::fresh;
 use anyhow::{Result, anyhow, bail};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -16,8 +17,9 @@ const SOCKET_VARIABLE: &str = "FREEBOARD_SOCKET";
 /// Makes the directory for one run, for this user alone; removed when dropped.
 ///
 /// # Errors
-/// Neither XDG_RUNTIME_DIR nor the directory for temporary files can be written.
-pub fn private_directory() -> Result<TempDir> {
+/// The directory that is asked for cannot be written; where none is, neither XDG_RUNTIME_DIR nor the one for temporary
+/// files can.
+pub fn private_directory(asked: Option<&Path>) -> Result<TempDir> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
     let make = |parent: &Path| {
         tempfile::Builder::new()
@@ -25,6 +27,9 @@ pub fn private_directory() -> Result<TempDir> {
             .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir_in(parent)
     };
+    if let Some(parent) = asked {
+        return make(parent).map_err(|error| fresh::unusable(parent, &error)).context("--region");
+    }
     // a runtime directory of another user, inherited through su, is no reason to give up
     if let Some(directory) = runtime.and_then(|parent| make(&parent).ok()) {
         return Ok(directory);

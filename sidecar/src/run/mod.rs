@@ -57,7 +57,7 @@ pub fn run(flags: &cli::Run) -> Result<Ending> {
     let library = library::find()?;
     let report_file = flags.report.as_deref().map(report::File::open).transpose()?;
     let made = flags.limit.map(Made::with_limit).transpose()?;
-    let directory = environment::private_directory()?;
+    let directory = environment::private_directory(flags.region.as_deref())?;
     let socket = directory.path().join("socket");
     let service = Service::start(directory.path(), &socket, &workload, service::BUSY)?;
 
