@@ -154,7 +154,7 @@ fn key_text(key: Value) -> Option<String> {
     }
 }
 
-fn scalar(text: &Cow<str>, style: ScalarStyle, tag: Option<&Tag>, at: Marker) -> Result<Value, Problem> {
+fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, at: Marker) -> Result<Value, Problem> {
     let is_text = match tag {
         None => style != ScalarStyle::Plain,
         Some(tag) if tag.is_yaml_core_schema() && tag.suffix == "str" => true,
