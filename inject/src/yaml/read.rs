@@ -4,7 +4,6 @@ use super::scalar::resolve;
 use crate::stream::Problem;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, StrInput, Tag};
 use serde_json::{Map, Value};
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// Nothing in a cluster is nested deeper, and serde_json reads no deeper either.

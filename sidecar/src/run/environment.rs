@@ -28,7 +28,7 @@ pub fn private_directory(asked: Option<&Path>) -> Result<TempDir> {
             .tempdir_in(parent)
     };
     if let Some(parent) = asked {
-        return make(parent).map_err(|error| fresh::unusable(parent, &error)).context("--region");
+        return make(parent).map_err(|error| fresh::unusable(parent, &error).context("--region"));
     }
     // a runtime directory of another user, inherited through su, is no reason to give up
     if let Some(directory) = runtime.and_then(|parent| make(&parent).ok()) {
