@@ -7,7 +7,7 @@ use freeboard_tests::lab::{Lab, run};
 use freeboard_tests::pairs::{self, Pairs};
 use freeboard_tests::slow_disk::{Filesystem, SlowDisk};
 use freeboard_tests::{MB, MIB, programs};
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
@@ -36,7 +36,8 @@ impl<'lab> Bench<'lab> {
     }
 
     /// Runs what `command` makes, in so many pairs, with an empty directory to write to and an idle disk. One run of a
-    /// short case takes up to a tenth more or less than the next, so it is run often.
+    /// short case takes up to a tenth more or less than the next, so it is run often. In step, as below, two programs
+    /// that sync would wait for one another's.
     fn ratio(&self, name: &str, pairs: usize, disk: &SlowDisk, command: impl Fn(&Path) -> Command) {
         if !is_wanted(name) {
             return;
@@ -48,7 +49,8 @@ impl<'lab> Bench<'lab> {
             if is_under {
                 self.sidecar.serves(&mut command);
             }
-            let run = self.groups[usize::from(is_under)].run(&mut command);
+            let input = File::open("/dev/zero").expect("no /dev/zero");
+            let run = self.groups[usize::from(is_under)].spawn_with_input(&mut command, input).wait();
             run.assert_ok(name);
             fs::remove_dir_all(&output).expect("cannot remove a directory");
             disk.settle();
@@ -139,7 +141,7 @@ fn main() {
         untar
     });
     let inserts = "fast disk: 2,000 sqlite inserts with fsync";
-    without_pressure.ratio_in_step(inserts, 51, &disk, (&[0; 2000], 10), |output| {
+    without_pressure.ratio(inserts, 101, &disk, |output| {
         let mut insert = Command::new(&python);
         insert.args(["-c", SQLITE]).arg(output.join("database"));
         insert
@@ -149,7 +151,7 @@ fn main() {
     let slow = SlowDisk::new(&lab, Filesystem::Xfs, 30 * MIB);
     let small_limit = Bench::new(&lab, 200 * MB);
     let rewrites = "slow disk: one 8 MiB file written 40 times";
-    small_limit.ratio_in_step(rewrites, 51, &slow, (&[0; 40 * 128], 128), |output| {
+    small_limit.ratio(rewrites, 201, &slow, |output| {
         let mut command = Command::new(&rewrite);
         command.arg(output.join("file"));
         command
