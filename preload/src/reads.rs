@@ -1,7 +1,7 @@
 //! `reads = "drop-behind"`: what a program reads once, from one end to the other, goes from the page cache behind it.
 //!
 //! Where no rule asks for that, a call that reads is one load and a jump. A process that has a sidecar does not know its
-//! rules before it asks; it asks once, when it first reads from a file that is worth it ([`undecided`]).
+//! rules before it asks, when it first reads from a file that is worth it ([`undecided`]).
 //!
 //! A [`Stream`] is a descriptor that reads a file of such a rule. Pages that were cached before it came stay: what is
 //! [`AHEAD`] of it is looked at before the kernel reads ahead, and a step of which something was there is left alone.
@@ -25,11 +25,13 @@ const UNDECIDED: u8 = 1;
 /// Some rule asks for it.
 const ON: u8 = 2;
 
-/// The rules are asked for where a file has so many bytes, or after so many calls; and after that now and then.
-const WORTH_IT: u64 = 128 << 10;
+/// The rules are asked for where a file has so many bytes, or after so many calls that read smaller ones.
+const WORTH_IT_BYTES: u64 = 128 << 10;
 const CALLS: u32 = 32;
-const CALLS_LATER: u32 = 1024;
-static UNDECIDED_CALLS: AtomicU32 = AtomicU32::new(0);
+static SMALL_FILES_CALLS: AtomicU32 = AtomicU32::new(0);
+/// So often; whoever then got no answer asks no more.
+const ASKS: u32 = 2;
+static ASKED: AtomicU32 = AtomicU32::new(0);
 
 /// Descriptors from here on are left alone.
 const DESCRIPTORS: usize = 4096;
@@ -83,14 +85,15 @@ struct Stream {
 
 static POOL: [Stream; STREAMS] = [const { Stream::new() }; STREAMS];
 
-/// There may be rules, which a sidecar will tell of. From the constructor.
+/// There may be rules, which a sidecar will tell of. Until then only what is no file is known, and left alone. From the
+/// constructor.
 pub fn may_be() {
     STATE.store(UNDECIDED, Relaxed);
 }
 
 /// The rules are known, or have changed.
 pub fn decide(is_asked_for: bool) {
-    if is_on() {
+    if is_asked_for || is_on() {
         forget_all();
     }
     STATE.store(if is_asked_for { ON } else { OFF }, Relaxed);
@@ -113,34 +116,51 @@ fn is_on() -> bool {
     STATE.load(Relaxed) == ON
 }
 
+/// Where a call reads.
+#[derive(Clone, Copy)]
+enum Place {
+    /// At the descriptor's own offset.
+    Own,
+    At(u64),
+    /// At the one that the application keeps there.
+    Kept(*const i64),
+}
+
+impl Place {
+    /// The offset, if it is not the descriptor's own. `None`: the kernel will refuse it.
+    fn named(self) -> Option<Option<u64>> {
+        match self {
+            Place::Own => Some(None),
+            Place::At(offset) => Some(Some(offset)),
+            Place::Kept(at) => u64::try_from(sys::read_offset(at)?).ok().map(Some),
+        }
+    }
+}
+
 /// A call that reads so many bytes at the descriptor's own offset.
 #[inline(always)]
 pub fn plain(fd: c_int, bytes: usize, call: impl FnOnce() -> isize) -> isize {
-    if is_off() { call() } else { watched(fd, None, bytes, call) }
+    if is_off() { call() } else { watched(fd, Place::Own, bytes, call) }
 }
 
 /// A call that reads at `offset`; a negative one is preadv2's way of saying "at the file's own".
 #[inline(always)]
 pub fn positional(fd: c_int, offset: i64, bytes: usize, call: impl FnOnce() -> isize) -> isize {
-    if is_off() { call() } else { watched(fd, u64::try_from(offset).ok(), bytes, call) }
+    if is_off() { call() } else { watched(fd, u64::try_from(offset).map_or(Place::Own, Place::At), bytes, call) }
 }
 
 /// A call that moves data out of a file. `at`: where the application keeps the offset, or null.
 #[inline(always)]
 pub fn moving(fd: c_int, at: *const i64, bytes: usize, call: impl FnOnce() -> isize) -> isize {
-    if is_off() || !process::is_open() {
-        return call();
-    }
-    let offset = if at.is_null() { None } else { sys::read_offset(at).and_then(|at| u64::try_from(at).ok()) };
-    if offset.is_none() && !at.is_null() { call() } else { watched(fd, offset, bytes, call) }
+    if is_off() { call() } else { watched(fd, if at.is_null() { Place::Own } else { Place::Kept(at) }, bytes, call) }
 }
 
 #[cold]
 #[inline(never)]
-fn watched(fd: c_int, offset: Option<u64>, bytes: usize, call: impl FnOnce() -> isize) -> isize {
-    let stream = before(fd, offset, bytes as u64);
+fn watched(fd: c_int, place: Place, bytes: usize, call: impl FnOnce() -> isize) -> isize {
+    let stream = before(fd, place, bytes as u64);
     let read = call();
-    if let Some(stream) = stream
+    if let Some((stream, offset)) = stream
         && read > 0
     {
         stream.has_read(fd, offset, read as u64);
@@ -148,8 +168,13 @@ fn watched(fd: c_int, offset: Option<u64>, bytes: usize, call: impl FnOnce() -> 
     read
 }
 
-/// The stream of a call that is about to read, if it has one; what is ahead of it is known then.
-fn before(fd: c_int, offset: Option<u64>, bytes: u64) -> Option<&'static Stream> {
+/// The stream of a call that is about to read, if it has one, and the offset that the call names; what is ahead of it
+/// is known then.
+#[inline(never)]
+fn before(fd: c_int, place: Place, bytes: u64) -> Option<(&'static Stream, Option<u64>)> {
+    if get(fd) == LEFT_ALONE || !process::is_ours() {
+        return None;
+    }
     if STATE.load(Relaxed) == UNDECIDED {
         undecided(fd, bytes);
     }
@@ -158,9 +183,10 @@ fn before(fd: c_int, offset: Option<u64>, bytes: u64) -> Option<&'static Stream>
     }
     let stream = match get(fd) {
         LEFT_ALONE => return None,
-        UNKNOWN => meet(fd, offset)?,
+        UNKNOWN => meet(fd, place)?,
         index => POOL.get(usize::from(index - FIRST))?,
     };
+    let offset = place.named()?;
     if let Some(offset) = offset {
         stream.go_to(offset);
     }
@@ -172,21 +198,23 @@ fn before(fd: c_int, offset: Option<u64>, bytes: u64) -> Option<&'static Stream>
             stream.look_ahead(fd, end);
         }
     }
-    Some(stream)
+    Some((stream, offset))
 }
 
 /// Asks for the rules, if this call is a sign that it would be worth it.
+#[cold]
 fn undecided(fd: c_int, bytes: u64) {
-    if bytes < ledger::PAGE || !process::is_ours() || !may_ask() {
+    if bytes < ledger::PAGE || !may_ask() {
         return;
     }
-    let calls = UNDECIDED_CALLS.fetch_add(1, Relaxed);
-    let is_due = match calls {
-        0..CALLS => sys::fstat(fd).is_some_and(|stat| stat.is_file() && stat.size >= WORTH_IT),
-        _ => calls % CALLS_LATER == CALLS,
-    };
-    if is_due {
-        region::refresh();
+    let Some(stat) = sys::fstat(fd) else { return };
+    if !stat.is_file() {
+        return leave_alone(fd);
+    }
+    let is_due = stat.size >= WORTH_IT_BYTES || SMALL_FILES_CALLS.fetch_add(1, Relaxed) % CALLS == CALLS - 1;
+    if is_due && (region::ask_for_rules() || ASKED.fetch_add(1, Relaxed) >= ASKS - 1) {
+        // where it was told, this is decided already
+        let _ = STATE.compare_exchange(UNDECIDED, OFF, Relaxed, Relaxed);
     }
 }
 
@@ -201,8 +229,9 @@ fn get(fd: c_int) -> u8 {
 
 /// A descriptor that is read for the first time.
 #[cold]
-fn meet(fd: c_int, offset: Option<u64>) -> Option<&'static Stream> {
-    if !process::is_ours() || !may_ask() {
+#[inline(never)]
+fn meet(fd: c_int, place: Place) -> Option<&'static Stream> {
+    if !may_ask() {
         return None;
     }
     let word = TABLE.get(fd as usize)?;
@@ -212,7 +241,8 @@ fn meet(fd: c_int, offset: Option<u64>) -> Option<&'static Stream> {
         && region::drops_behind(fd)
         && flush::How::of(fd, false).is_some()
         && !sys::NO_CACHESTAT.load(Relaxed);
-    let at = offset.or_else(|| u64::try_from(sys::position(fd)).ok());
+    let named = if is_for_us { place.named()? } else { None };
+    let at = named.or_else(|| u64::try_from(sys::position(fd)).ok());
     let (true, Some(at)) = (is_for_us, at) else {
         word.store(LEFT_ALONE, Release);
         return None;
@@ -245,7 +275,7 @@ pub fn moved(fd: c_int, to: i64) {
 /// A descriptor is about to be closed: what is left of its stream goes too.
 #[inline(always)]
 pub fn before_close(fd: c_int) {
-    if is_on() {
+    if !is_off() {
         end_of(fd);
     }
 }
@@ -253,7 +283,7 @@ pub fn before_close(fd: c_int) {
 /// What a descriptor was does not hold any more.
 #[inline(always)]
 pub fn forget(fd: c_int) {
-    if is_on() {
+    if !is_off() {
         forget_now(fd);
     }
 }
@@ -269,7 +299,7 @@ pub fn end() {
 
 /// Descriptors of a range that are about to be closed.
 pub fn before_close_range(first: u32, last: u32) {
-    if is_on() {
+    if !is_off() {
         for stream in &POOL {
             let fd = stream.fd.load(Relaxed) - 1;
             if fd >= 0 && (first..=last).contains(&(fd as u32)) {

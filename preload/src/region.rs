@@ -329,6 +329,21 @@ pub fn refresh() -> u64 {
     now
 }
 
+/// Hears what the rules say, for a process that only reads so far: it has no row, because it is no writer, and nothing
+/// is judged. `false`: there is nobody who could say so.
+pub fn ask_for_rules() -> bool {
+    let now = sys::now_ns();
+    // not while one that did not answer is left in peace
+    if current().is_none() && TRIED_AT.load(Relaxed) < now {
+        apart::run(|apart| attach(apart, now));
+    }
+    let is_told = current().is_some();
+    if is_told {
+        notice_policy();
+    }
+    is_told
+}
+
 fn refresh_at(now: u64) {
     let mut attachment = current();
     // a copied file serves until the socket answers
@@ -339,6 +354,11 @@ fn refresh_at(now: u64) {
     if has_place() && is_due && !attachment.is_some_and(is_settled) {
         apart::run(|apart| attach(apart, now));
         attachment = current();
+    }
+    if let Some(Attachment { counters: Some(Counters { row, .. }), container, .. }) = attachment
+        && row.is_none()
+    {
+        apart::alone(|apart| row.claim(apart, Name::NONE, pid_container(*container), LAST_TICK.load(Relaxed)));
     }
     let mode = notice_policy();
     if mode == Mode::Off || mode == Mode::Observe {
@@ -452,12 +472,13 @@ pub fn publish(owed_bytes: u64, holding: bool) {
     }
 }
 
-/// The process ends: its last word.
+/// The process ends: its last word, if it has said anything or has something to say.
 pub fn end() {
-    publish(0, false);
-    if let Some(row) = own_row() {
-        row.end();
+    let Some(row) = own_row() else { return };
+    if !row.is_none() || ledger::TOTALS.written_bytes.load(Relaxed) > 0 {
+        publish(0, false);
     }
+    row.end();
 }
 
 /// The process goes on after all, in a row of its own again.
@@ -471,7 +492,7 @@ fn pid_container(container: usize) -> u64 {
     u64::from(process::pid() as u32) | (container as u64) << 32
 }
 
-/// Looks for a sidecar: by its socket, else by the files of its region.
+/// Looks for a sidecar: by its socket, else by the files of its region. Claims no row.
 fn attach(apart: &Apart, now: u64) {
     TRIED_AT.store(now, Relaxed);
     let count = CURRENT.load(Relaxed);
@@ -482,9 +503,6 @@ fn attach(apart: &Apart, now: u64) {
     let Some(attachment) = attach_by_socket(apart).or_else(|| attach_by_file(apart)) else { return };
     let is_new = !known.is_some_and(|known| core::ptr::eq(known, attachment));
     let tick = attachment.budget.tick().load(Acquire);
-    if is_new && let Some(Counters { row, .. }) = &attachment.counters {
-        row.claim(apart, Name::NONE, pid_container(attachment.container), tick);
-    }
     let has_moved = LAST_TICK.swap(tick, Relaxed) != tick;
     if is_new {
         // an answer on the socket is a sign of life; a file is alive when its tick is seen to move

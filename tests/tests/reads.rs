@@ -167,3 +167,35 @@ for n in range(128):
     println!("{test}: followed by another reader, {} MiB are cached", left / MIB);
     assert!(left >= 8 * MIB, "what somebody else reads was dropped: {} MiB are cached", left / MIB);
 }
+
+/// A pipe is no reason to ask for the rules, and who only reads is no writer.
+#[test]
+fn asking_for_the_rules() {
+    let test = "asking for the rules";
+    let Some(lab) = Lab::shared(test) else { return };
+    let (with_rule, report) = (rule(&lab, Path::new("/nowhere")), lab.dir().join("report"));
+    let (file, code) = (programs::random_file_on_disk(MIB), lab.dir().join("code.py"));
+    // the builtin module alone: others are files that are read
+    let text = "
+import posix, sys
+def has_region():
+    maps = b''
+    f = posix.open('/proc/self/maps', posix.O_RDONLY)
+    while part := posix.read(f, 4000): maps += part
+    posix.close(f)
+    return b'/memfd:' in maps
+r, w = posix.pipe()
+for n in range(2000):
+    posix.write(w, bytes(8192))
+    posix.read(r, 8192)
+assert not has_region(), 'it asked when it read a pipe'
+posix.pread(posix.open(sys.argv[1], posix.O_RDONLY), 8192, 0)
+assert has_region(), 'it did not ask when it read a file: this shows nothing'
+";
+    fs::write(&code, text).expect("cannot write a program");
+    let mut python = Command::new("python3");
+    python.args(["-I", "-S"]).args([&code, &file]);
+    let run = Group::new(&lab, ROOMY).run(&mut freeboard::reporting(&python, &with_rule, &report));
+    run.assert_ok(test);
+    assert_eq!(freeboard::reported(&report, "processes"), 0.0, "{test}: who only reads counts as a writer");
+}

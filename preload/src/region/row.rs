@@ -79,6 +79,11 @@ impl Row {
         self.counters.row::<Slot>(name.index()).filter(|_| name.index() != 0)
     }
 
+    /// None was claimed yet.
+    pub fn is_none(&self) -> bool {
+        self.name() == Name::NONE
+    }
+
     /// A child of fork has a row of its own, and has reported nothing.
     pub fn reset(&self) {
         self.reopen();
