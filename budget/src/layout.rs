@@ -176,6 +176,9 @@ pub struct Device {
 /// Longest pattern of a rule, in bytes.
 pub const PATTERN_BYTES: usize = 240;
 
+/// [`Rule::reads`] of `reads = "drop-behind"`.
+pub const DROP_BEHIND: u32 = 1;
+
 /// One path rule; bytes, compiled by the sidecar, written only while its bank is not in force.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
@@ -184,7 +187,7 @@ pub struct Rule {
     pub len: AtomicU32,
     /// [`crate::Mode`] for the files it matches, or 255: as the process.
     pub mode: modelled::AtomicU32,
-    /// 1: `reads = "drop-behind"`.
+    /// [`DROP_BEHIND`] or 0.
     pub reads: AtomicU32,
     /// Unused, zero.
     pub reserved: u32,

@@ -135,7 +135,7 @@ pub fn measure(file: &File, fd: c_int, low: u64, high: u64) -> Option<sys::Cache
         Ok(stat) => Some(stat),
         Err(error) => {
             if error == libc::ENOSYS || error == libc::EPERM || error == libc::EACCES {
-                if error != libc::EACCES {
+                if error == libc::EPERM {
                     sys::NO_CACHESTAT.store(true, Relaxed);
                 }
                 file.set_how(match file.how() {

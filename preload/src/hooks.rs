@@ -119,7 +119,7 @@ pub fn truncated(fd: c_int, bytes: off_t, call: impl FnOnce() -> c_int) -> c_int
 }
 
 /// What a vector is taken to read: its length stands in memory that only the kernel may read unharmed.
-const VECTOR: usize = 1 << 20;
+const VECTOR_BYTES: usize = 1 << 20;
 
 interpose! {
     // what writes
@@ -169,7 +169,9 @@ interpose! {
                 reads::moving(from, offset, length, || next::sendfile64(to, from, offset, length))
             })
         };
-    fn copy_file_range(from: c_int, from_at: *mut off_t, to: c_int, to_at: *mut off_t, bytes: size_t, flags: c_uint) -> ssize_t
+    fn copy_file_range(
+        from: c_int, from_at: *mut off_t, to: c_int, to_at: *mut off_t, bytes: size_t, flags: c_uint
+    ) -> ssize_t
         | libc::SYS_copy_file_range, [from, from_at, to, to_at, bytes, flags] => {
             calls::copying(to, to_at, from, from_at, bytes, &mut |length| {
                 reads::moving(from, from_at, length, || {
@@ -190,7 +192,9 @@ interpose! {
     fn __read(fd: c_int, buffer: *mut c_void, bytes: size_t) -> ssize_t
         | libc::SYS_read, [fd, buffer, bytes] => reads::plain(fd, bytes, move || next::__read(fd, buffer, bytes));
     fn __read_chk(fd: c_int, buffer: *mut c_void, bytes: size_t, room: size_t) -> ssize_t
-        | libc::SYS_read, [fd, buffer, bytes, room] => reads::plain(fd, bytes, move || next::__read_chk(fd, buffer, bytes, room));
+        | libc::SYS_read, [fd, buffer, bytes, room] => {
+            reads::plain(fd, bytes, move || next::__read_chk(fd, buffer, bytes, room))
+        };
     fn pread(fd: c_int, buffer: *mut c_void, bytes: size_t, offset: off_t) -> ssize_t
         | libc::SYS_pread64, [fd, buffer, bytes, offset] => {
             reads::positional(fd, offset, bytes, move || next::pread(fd, buffer, bytes, offset))
@@ -212,22 +216,24 @@ interpose! {
             reads::positional(fd, offset, bytes, move || next::__pread64_chk(fd, buffer, bytes, offset, room))
         };
     fn readv(fd: c_int, vectors: *const iovec, count: c_int) -> ssize_t
-        | libc::SYS_readv, [fd, vectors, count] => reads::plain(fd, VECTOR, move || next::readv(fd, vectors, count));
+        | libc::SYS_readv, [fd, vectors, count] => {
+            reads::plain(fd, VECTOR_BYTES, move || next::readv(fd, vectors, count))
+        };
     fn preadv(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t) -> ssize_t
         | libc::SYS_preadv, [fd, vectors, count, offset] => {
-            reads::positional(fd, offset, VECTOR, move || next::preadv(fd, vectors, count, offset))
+            reads::positional(fd, offset, VECTOR_BYTES, move || next::preadv(fd, vectors, count, offset))
         };
     fn preadv64(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t) -> ssize_t
         | libc::SYS_preadv, [fd, vectors, count, offset] => {
-            reads::positional(fd, offset, VECTOR, move || next::preadv64(fd, vectors, count, offset))
+            reads::positional(fd, offset, VECTOR_BYTES, move || next::preadv64(fd, vectors, count, offset))
         };
     fn preadv2(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t
         | libc::SYS_preadv2, [fd, vectors, count, offset, 0, flags] => {
-            reads::positional(fd, offset, VECTOR, move || next::preadv2(fd, vectors, count, offset, flags))
+            reads::flagged(fd, offset, VECTOR_BYTES, flags, move || next::preadv2(fd, vectors, count, offset, flags))
         };
     fn preadv64v2(fd: c_int, vectors: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t
         | libc::SYS_preadv2, [fd, vectors, count, offset, 0, flags] => {
-            reads::positional(fd, offset, VECTOR, move || next::preadv64v2(fd, vectors, count, offset, flags))
+            reads::flagged(fd, offset, VECTOR_BYTES, flags, move || next::preadv64v2(fd, vectors, count, offset, flags))
         };
 
     // what changes a file's size
@@ -283,9 +289,13 @@ interpose! {
     fn openat64(at: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int
         | libc::SYS_openat, [at, path, flags, mode] => opened(next::openat64(at, path, flags, mode));
     fn lseek(fd: c_int, offset: off_t, whence: c_int) -> off_t
-        | libc::SYS_lseek, [fd, offset, whence] => moved_unless_asked(fd, offset, whence, next::lseek(fd, offset, whence));
+        | libc::SYS_lseek, [fd, offset, whence] => {
+            moved_unless_asked(fd, offset, whence, next::lseek(fd, offset, whence))
+        };
     fn lseek64(fd: c_int, offset: off_t, whence: c_int) -> off_t
-        | libc::SYS_lseek, [fd, offset, whence] => moved_unless_asked(fd, offset, whence, next::lseek64(fd, offset, whence));
+        | libc::SYS_lseek, [fd, offset, whence] => {
+            moved_unless_asked(fd, offset, whence, next::lseek64(fd, offset, whence))
+        };
 
     // what is written without a call
     fn mmap(at: *mut c_void, bytes: size_t, protection: c_int, flags: c_int, fd: c_int, offset: off_t) -> *mut c_void

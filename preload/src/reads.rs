@@ -1,20 +1,20 @@
 //! `reads = "drop-behind"`: what a program reads once, from one end to the other, goes from the page cache behind it.
 //!
-//! Where no rule asks for that, a call that reads is one load and a jump. A process that has a sidecar does not know its
-//! rules before it asks, when it first reads from a file that is worth it ([`undecided`]).
+//! Where no rule asks for that, a call that reads is one load and a jump. A process that has a sidecar does not know
+//! its rules before it asks, when it first reads from a file that is worth it ([`undecided`]).
 //!
-//! A [`Stream`] is a descriptor that reads a file of such a rule. Pages that were cached before it came stay: what is
-//! [`AHEAD`] of it is looked at before the kernel reads ahead, and a step of which something was there is left alone.
-//! What is dirty, mapped or locked stays, and so does all of a file whose pages come back after they were dropped: then
-//! somebody else reads it. Everything is atomic and nothing is waited for, because hooks run in many threads and in
-//! signal handlers; who is at a stream has its `busy`, and others pass by.
+//! A [`Stream`] is a descriptor that reads a file of such a rule. Pages that were cached before it came stay: what lies
+//! [`AHEAD_BYTES`] ahead of it is looked at before the kernel reads ahead, and a step of which something was there is
+//! left alone. What is dirty, mapped or locked stays, and so does all of a file whose pages come back after they were
+//! dropped: then somebody reads it again. Everything is atomic and nothing is waited for, because hooks run in many
+//! threads and in signal handlers; who is at a stream has its `busy`, and others pass by.
 
 use crate::seccomp::{self, Forbidden};
 use crate::{files, flush, ledger, process, region, sys};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64};
 use libc::c_int;
-use plan::STEP;
+use plan::STEP_BYTES;
 
 /// What a read call has to do with us.
 static STATE: AtomicU8 = AtomicU8::new(OFF);
@@ -40,12 +40,12 @@ const STREAMS: usize = 128;
 /// How far ahead of a stream is looked what was cached before it came, and how much of that has to be known at any
 /// time: farther than the kernel reads ahead (8 MiB on some disks, twice as much where a program says that it reads in
 /// a row, and that much once more while it does).
-const AHEAD: u64 = 48 * STEP;
-const AHEAD_LEAST: u64 = 32 * STEP;
+const AHEAD_BYTES: u64 = 48 * STEP_BYTES;
+const AHEAD_LEAST_BYTES: u64 = 32 * STEP_BYTES;
 /// How far behind a stream somebody is noticed who reads what was dropped.
-const BEHIND: u64 = 16 * STEP;
+const BEHIND_BYTES: u64 = 16 * STEP_BYTES;
 /// So many pages that came back are no accident.
-const CAME_BACK: u64 = 64;
+const CAME_BACK_PAGES: u64 = 64;
 
 /// What each descriptor is: not looked at, left alone, or from 2 on the index of its stream.
 static TABLE: [AtomicU8; DESCRIPTORS] = [const { AtomicU8::new(UNKNOWN) }; DESCRIPTORS];
@@ -70,6 +70,7 @@ struct Stream {
     streams: AtomicBool,
     /// The calls name their offsets.
     positional: AtomicBool,
+    /// Where it began to read in a row: nothing before it was dropped.
     start: AtomicU64,
     /// What lies before it is done with.
     from: AtomicU64,
@@ -79,8 +80,10 @@ struct Stream {
     /// A bit for each step from `from` to `known_to`, by its number: it had pages.
     had_pages: AtomicU64,
     /// Pages that the last drop left from `left_from` to `from`.
-    left: AtomicU64,
+    left_pages: AtomicU64,
     left_from: AtomicU64,
+    /// The last try to drop something was in vain.
+    is_stuck: AtomicBool,
 }
 
 static POOL: [Stream; STREAMS] = [const { Stream::new() }; STREAMS];
@@ -99,10 +102,13 @@ pub fn decide(is_asked_for: bool) {
     STATE.store(if is_asked_for { ON } else { OFF }, Relaxed);
 }
 
-/// A child of fork has the offsets of its descriptors in common with its parent.
+/// A child of fork has the offsets of its descriptors in common with its parent. Of its parent's threads it has one.
 pub fn reset() {
     if is_on() {
         forget_all();
+        for stream in &POOL {
+            stream.busy.store(false, Relaxed);
+        }
     }
 }
 
@@ -149,6 +155,25 @@ pub fn positional(fd: c_int, offset: i64, bytes: usize, call: impl FnOnce() -> i
     if is_off() { call() } else { watched(fd, u64::try_from(offset).map_or(Place::Own, Place::At), bytes, call) }
 }
 
+/// preadv2. One that may not wait is counted, no more.
+#[inline(always)]
+pub fn flagged(fd: c_int, offset: i64, bytes: usize, flags: c_int, call: impl FnOnce() -> isize) -> isize {
+    if is_off() || flags & libc::RWF_NOWAIT == 0 {
+        return positional(fd, offset, bytes, call);
+    }
+    let read = call();
+    if read > 0
+        && is_on()
+        && process::is_ours()
+        && let Some(stream) = stream_of(fd)
+    {
+        let offset = u64::try_from(offset).ok();
+        stream.aim(fd, offset);
+        stream.count(offset, read as u64);
+    }
+    read
+}
+
 /// A call that moves data out of a file. `at`: where the application keeps the offset, or null.
 #[inline(always)]
 pub fn moving(fd: c_int, at: *const i64, bytes: usize, call: impl FnOnce() -> isize) -> isize {
@@ -181,28 +206,26 @@ fn before(fd: c_int, place: Place, bytes: u64) -> Option<(&'static Stream, Optio
     if !is_on() {
         return None;
     }
-    let stream = match get(fd) {
-        LEFT_ALONE => return None,
-        UNKNOWN => meet(fd, place)?,
-        index => POOL.get(usize::from(index - FIRST))?,
+    let stream = match stream_of(fd) {
+        Some(stream) => stream,
+        None => meet(fd, place)?,
     };
     let offset = place.named()?;
-    if let Some(offset) = offset {
-        stream.go_to(offset);
-    }
-    stream.positional.store(offset.is_some(), Relaxed);
+    stream.aim(fd, offset);
     if stream.streams.load(Relaxed) {
-        let end = stream.at.load(Relaxed).saturating_add(bytes);
+        let at = stream.at.load(Relaxed);
         let (known_to, size) = (stream.known_to.load(Relaxed), stream.size.load(Relaxed));
-        if end > size || known_to < size && end.saturating_add(AHEAD_LEAST) > known_to {
+        let end = at.saturating_add(bytes);
+        if at >= size || known_to < size && end.saturating_add(AHEAD_LEAST_BYTES) > known_to {
             stream.look_ahead(fd, end);
         }
     }
-    Some((stream, offset))
+    stream.is_of(fd).then_some((stream, offset))
 }
 
 /// Asks for the rules, if this call is a sign that it would be worth it.
 #[cold]
+#[inline(never)]
 fn undecided(fd: c_int, bytes: u64) {
     if bytes < ledger::PAGE || !may_ask() {
         return;
@@ -241,19 +264,16 @@ fn meet(fd: c_int, place: Place) -> Option<&'static Stream> {
         && region::drops_behind(fd)
         && flush::How::of(fd, false).is_some()
         && !sys::NO_CACHESTAT.load(Relaxed);
-    let named = if is_for_us { place.named()? } else { None };
-    let at = named.or_else(|| u64::try_from(sys::position(fd)).ok());
-    let (true, Some(at)) = (is_for_us, at) else {
-        word.store(LEFT_ALONE, Release);
+    let at = if is_for_us { place.named()?.or_else(|| u64::try_from(sys::position(fd)).ok()) } else { None };
+    let Some((at, index)) = at.and_then(|at| Some((at, POOL.iter().position(|stream| stream.take(fd))?))) else {
+        leave_alone(fd);
         return None;
     };
-    let free = |stream: &Stream| stream.fd.compare_exchange(0, fd + 1, AcqRel, Relaxed).is_ok();
-    let index = POOL.iter().position(free)?;
     let stream = POOL.get(index)?;
     stream.key.store(files::key(&stat), Relaxed);
     stream.size.store(stat.size, Relaxed);
-    stream.busy.store(false, Relaxed);
     stream.begin(at, plan::down(at));
+    stream.busy.store(false, Release);
     if word.compare_exchange(UNKNOWN, FIRST + index as u8, AcqRel, Relaxed).is_err() {
         stream.fd.store(0, Release); // another thread was first
         return None;
@@ -266,9 +286,10 @@ fn meet(fd: c_int, place: Place) -> Option<&'static Stream> {
 pub fn moved(fd: c_int, to: i64) {
     if is_on()
         && let Ok(to) = u64::try_from(to)
+        && process::is_ours()
         && let Some(stream) = stream_of(fd)
     {
-        stream.go_to(to);
+        stream.go_to(fd, to);
     }
 }
 
@@ -291,8 +312,8 @@ pub fn forget(fd: c_int) {
 /// The process ends, with these files open.
 pub fn end() {
     if is_on() {
-        for stream in &POOL {
-            end_of(stream.fd.load(Relaxed) - 1);
+        for fd in POOL.iter().map(|stream| stream.fd.load(Relaxed)).filter(|&fd| fd != 0) {
+            end_of(fd - 1);
         }
     }
 }
@@ -378,8 +399,9 @@ impl Stream {
             known_to: AtomicU64::new(0),
             size: AtomicU64::new(0),
             had_pages: AtomicU64::new(0),
-            left: AtomicU64::new(0),
+            left_pages: AtomicU64::new(0),
             left_from: AtomicU64::new(0),
+            is_stuck: AtomicBool::new(false),
         }
     }
 
@@ -391,27 +413,56 @@ impl Stream {
         self.from.store(from, Relaxed);
         self.known_to.store(from, Relaxed);
         self.had_pages.store(0, Relaxed);
-        self.left.store(0, Relaxed);
+        self.left_pages.store(0, Relaxed);
         self.left_from.store(from, Relaxed);
+        self.is_stuck.store(false, Relaxed);
         self.streams.store(true, Relaxed);
     }
 
+    /// Takes the record for a descriptor, if it is free and nobody is at it any more; `busy` is then the caller's.
+    fn take(&self, fd: c_int) -> bool {
+        if self.fd.load(Relaxed) != 0 || self.busy.swap(true, AcqRel) {
+            return false;
+        }
+        let is_free = self.fd.compare_exchange(0, fd + 1, AcqRel, Relaxed).is_ok();
+        if !is_free {
+            self.busy.store(false, Release);
+        }
+        is_free
+    }
+
+    /// Is it still this descriptor's?
+    fn is_of(&self, fd: c_int) -> bool {
+        stream_of(fd).is_some_and(|stream| core::ptr::eq(stream, self))
+    }
+
+    /// A call reads at this offset, or at the descriptor's own.
+    fn aim(&self, fd: c_int, offset: Option<u64>) {
+        if let Some(offset) = offset {
+            self.go_to(fd, offset);
+        }
+        self.positional.store(offset.is_some(), Relaxed);
+    }
+
     /// The next call reads at `to`. Who goes back to what was not dropped yet (a header that is read twice) still
-    /// streams; others have to read a step in a row first.
-    fn go_to(&self, to: u64) {
-        let at = self.at.load(Relaxed);
+    /// streams; others have to read a step in a row first. Who goes back to what was dropped reads the file twice.
+    fn go_to(&self, fd: c_int, to: u64) {
+        let (at, from) = (self.at.load(Relaxed), self.from.load(Relaxed));
         if to == at {
             return;
         }
+        if to < from && from > self.start.load(Relaxed) {
+            return leave_alone(fd);
+        }
         self.at.store(to, Relaxed);
         self.looked.store(to, Relaxed);
-        if to > at || to < self.from.load(Relaxed) {
+        if to > at || to < from {
             self.streams.store(false, Relaxed);
         }
     }
 
-    /// Some call has read so much.
-    fn has_read(&'static self, fd: c_int, offset: Option<u64>, bytes: u64) {
+    /// Counts what a call has read. How far it has come since the last look.
+    fn count(&self, offset: Option<u64>, bytes: u64) -> u64 {
         let at = match offset {
             Some(offset) => {
                 let at = offset.saturating_add(bytes);
@@ -420,18 +471,42 @@ impl Stream {
             }
             None => self.at.fetch_add(bytes, Relaxed).saturating_add(bytes),
         };
-        if at.saturating_sub(self.looked.load(Relaxed)) >= STEP {
+        at.saturating_sub(self.looked.load(Relaxed))
+    }
+
+    /// Some call has read so much.
+    fn has_read(&'static self, fd: c_int, offset: Option<u64>, bytes: u64) {
+        if self.is_of(fd) && self.count(offset, bytes) >= STEP_BYTES {
             self.look_behind(fd);
         }
     }
 
-    /// Is the descriptor still open on this file? If so, its size is brought up to date.
+    /// Is it still this descriptor's, and that still open on this file? If so, the file's size is brought up to date.
     fn is_at(&self, fd: c_int) -> bool {
+        if !self.is_of(fd) {
+            return false;
+        }
         let stat = sys::fstat(fd).filter(|stat| files::key(stat) == self.key.load(Relaxed));
-        if let Some(stat) = &stat {
-            self.size.store(stat.size, Relaxed);
+        match &stat {
+            Some(stat) => self.size.store(stat.size, Relaxed),
+            None => forget_now(fd),
         }
         stat.is_some()
+    }
+
+    /// Does the descriptor stand where the calls have left it? Of several threads some have read what they have not
+    /// counted yet.
+    fn is_in_place(&self, fd: c_int, at: u64) -> bool {
+        if self.positional.load(Relaxed) {
+            return true;
+        }
+        let Ok(position) = u64::try_from(sys::position(fd)) else { return false };
+        let is_in_place = (at..=at.saturating_add(STEP_BYTES)).contains(&position);
+        if !is_in_place {
+            self.go_to(fd, position);
+            self.streams.store(false, Relaxed);
+        }
+        is_in_place
     }
 
     /// Only one thread at a time, and not in a handler on top of it. One that is left by siglongjmp is never looked at
@@ -445,31 +520,28 @@ impl Stream {
 
     /// Learns what is cached ahead of a call that reads up to `end`.
     #[cold]
+    #[inline(never)]
     fn look_ahead(&'static self, fd: c_int, end: u64) {
         self.alone(|| {
             if !self.is_at(fd) {
-                forget_now(fd);
                 return;
             }
             let known_to = self.known_to.load(Relaxed);
-            let to = plan::up(end.saturating_add(AHEAD)).min(self.size.load(Relaxed));
+            let to = plan::up(end.saturating_add(AHEAD_BYTES)).min(self.size.load(Relaxed));
             if to <= known_to {
                 return;
             }
-            let had_pages = |low: u64, high: u64| match sys::cachestat(fd, low, high.saturating_sub(low)) {
-                Ok(stat) => stat.cached > 0,
-                Err(_) => true,
-            };
-            if had_pages(known_to, to) {
+            let Some(ahead) = cached(fd, known_to, to) else { return leave_alone(fd) };
+            if ahead.cached > 0 {
                 // a call for more than there are bits for
-                if to - plan::down(self.from.load(Relaxed)) > plan::TOLD_APART {
+                if to - plan::down(self.from.load(Relaxed)) > plan::TOLD_APART_BYTES {
                     self.streams.store(false, Relaxed);
                     return;
                 }
                 let mut low = known_to;
                 while low < to {
-                    let high = plan::down(low).saturating_add(STEP).min(to);
-                    if had_pages(low, high) {
+                    let high = plan::down(low).saturating_add(STEP_BYTES).min(to);
+                    if cached(fd, low, high).is_none_or(|step| step.cached > 0) {
                         self.had_pages.fetch_or(plan::bit(low), Relaxed);
                     }
                     low = high;
@@ -481,22 +553,13 @@ impl Stream {
 
     /// Drops what is far enough behind.
     #[cold]
+    #[inline(never)]
     fn look_behind(&'static self, fd: c_int) {
         self.alone(|| {
             let at = self.at.load(Relaxed);
             self.looked.store(at, Relaxed);
-            if !self.is_at(fd) {
-                forget_now(fd);
+            if !self.is_at(fd) || !self.is_in_place(fd, at) {
                 return;
-            }
-            if !self.positional.load(Relaxed) {
-                let Ok(position) = u64::try_from(sys::position(fd)) else { return leave_alone(fd) };
-                // of several threads some have read what they have not counted yet
-                if !(at..=at.saturating_add(STEP)).contains(&position) {
-                    self.go_to(position);
-                    self.streams.store(false, Relaxed);
-                    return;
-                }
             }
             if self.streams.load(Relaxed) {
                 self.drop_to(fd, plan::end_behind(at));
@@ -510,10 +573,11 @@ impl Stream {
     /// It is closed. What is left goes where the file was read to its end, or much of it.
     fn end(&'static self, fd: c_int) {
         self.alone(|| {
-            if !self.streams.load(Relaxed) || !self.is_at(fd) {
+            let at = self.at.load(Relaxed);
+            if !self.streams.load(Relaxed) || !self.is_at(fd) || !self.is_in_place(fd, at) {
                 return;
             }
-            let (at, size) = (self.at.load(Relaxed), self.size.load(Relaxed));
+            let size = self.size.load(Relaxed);
             if at >= size {
                 self.drop_to(fd, size);
             } else if self.from.load(Relaxed) > self.start.load(Relaxed) {
@@ -522,76 +586,89 @@ impl Stream {
         });
     }
 
+    /// Drops what lies before `to`, except what was cached before or is dirty. Leaves the file alone where somebody
+    /// reads again what was dropped, or what is read does not go.
     fn drop_to(&'static self, fd: c_int, to: u64) {
         let from = self.from.load(Relaxed);
         let to = to.min(self.known_to.load(Relaxed));
         if to <= from {
             return;
         }
-        let cached = |low: u64, high: u64| sys::cachestat(fd, low, high - low).ok();
-        let left_from = self.left_from.load(Relaxed);
-        let came_back = left_from < from
-            && cached(left_from, from).is_none_or(|now| now.cached > self.left.load(Relaxed) + CAME_BACK);
-        if came_back {
+        let (left_from, left_pages) = (self.left_from.load(Relaxed), self.left_pages.load(Relaxed));
+        if left_from < from && cached(fd, left_from, from).is_none_or(|now| now.cached > left_pages + CAME_BACK_PAGES) {
             return leave_alone(fd);
         }
-        let had_pages = self.had_pages.load(Relaxed);
         let (mut tried, mut dropped) = (0, 0);
-        for (low, high) in plan::Runs::new(from, to, had_pages) {
+        for (low, high) in plan::Runs::new(from, to, self.had_pages.load(Relaxed)) {
             let high = high.next_multiple_of(ledger::PAGE);
-            let Some(before) = cached(low, high) else { return leave_alone(fd) };
+            let Some(before) = cached(fd, low, high) else { return leave_alone(fd) };
             // dirty pages would be sent
             if before.cached == 0 || before.dirty + before.writeback > 0 {
                 continue;
             }
+            // another thread may have put another file there
+            if !self.is_at(fd) {
+                return;
+            }
             sys::drop_cache(fd, low, high - low);
-            let left = cached(low, high).map_or(before.cached, |after| after.cached);
+            let left = cached(fd, low, high).map_or(before.cached, |after| after.cached);
             tried += before.cached;
             dropped += before.cached.saturating_sub(left);
         }
         ledger::TOTALS.dropped_bytes.fetch_add(dropped.saturating_mul(ledger::PAGE), Relaxed);
         if tried > 0 && dropped == 0 {
-            return leave_alone(fd); // mapped, or locked in memory
+            // mapped, or locked in memory; or a socket still has them, and they go with the next step
+            if self.is_stuck.swap(true, Relaxed) {
+                leave_alone(fd);
+            }
+            return;
         }
-        self.had_pages.fetch_and(!plan::bits(from, to), Relaxed);
-        self.from.store(plan::down(to), Relaxed);
-        let left_from = plan::down(to).saturating_sub(BEHIND).max(self.start.load(Relaxed));
-        let left = if left_from < to { cached(left_from, plan::down(to)) } else { None };
-        self.left.store(left.map_or(0, |left| left.cached), Relaxed);
+        self.is_stuck.store(false, Relaxed);
+        let done = plan::down(to);
+        self.had_pages.fetch_and(!plan::bits(from, done), Relaxed);
+        self.from.store(done, Relaxed);
+        let left_from = done.saturating_sub(BEHIND_BYTES).max(self.start.load(Relaxed));
+        let left = if left_from < done { cached(fd, left_from, done) } else { None };
+        self.left_pages.store(left.map_or(0, |left| left.cached), Relaxed);
         self.left_from.store(left_from, Relaxed);
     }
+}
+
+/// What is cached of a range, which is not empty: a length of 0 would be all of the file's rest.
+fn cached(fd: c_int, low: u64, high: u64) -> Option<sys::CacheStat> {
+    sys::cachestat(fd, low, high.saturating_sub(low)).ok()
 }
 
 /// Which ranges go; pure.
 mod plan {
     /// Large folios are dropped as a whole or not at all, and have up to so many bytes.
-    pub const STEP: u64 = 2 << 20;
+    pub const STEP_BYTES: u64 = 2 << 20;
 
     /// Steps have a bit each as long as no more lies between the first and the last of them.
-    pub const TOLD_APART: u64 = 63 * STEP;
+    pub const TOLD_APART_BYTES: u64 = 63 * STEP_BYTES;
 
     pub const fn down(offset: u64) -> u64 {
-        offset & !(STEP - 1)
+        offset & !(STEP_BYTES - 1)
     }
 
     pub const fn up(offset: u64) -> u64 {
-        down(offset.saturating_add(STEP - 1))
+        down(offset.saturating_add(STEP_BYTES - 1))
     }
 
     /// Where what may go ends behind a reader: the last whole step behind it stays.
     pub const fn end_behind(at: u64) -> u64 {
-        down(at).saturating_sub(STEP)
+        down(at).saturating_sub(STEP_BYTES)
     }
 
     /// The bit of the step that an offset lies in.
     pub const fn bit(offset: u64) -> u64 {
-        1 << (offset / STEP % 64)
+        1 << (offset / STEP_BYTES % 64)
     }
 
     /// The bits of the steps that lie within a range as a whole.
     pub fn bits(from: u64, to: u64) -> u64 {
-        let steps = (down(to).saturating_sub(down(from)) / STEP).min(64);
-        (0..steps).fold(0, |bits, step| bits | bit(from.saturating_add(step * STEP)))
+        let steps = (down(to).saturating_sub(down(from)) / STEP_BYTES).min(64);
+        (0..steps).fold(0, |bits, step| bits | bit(from.saturating_add(step * STEP_BYTES)))
     }
 
     /// The parts of a range without the steps whose bit is set.
@@ -612,11 +689,11 @@ mod plan {
 
         fn next(&mut self) -> Option<(u64, u64)> {
             while self.at < self.to && self.kept & bit(self.at) != 0 {
-                self.at = down(self.at).saturating_add(STEP);
+                self.at = down(self.at).saturating_add(STEP_BYTES);
             }
             let low = self.at;
             while self.at < self.to && self.kept & bit(self.at) == 0 {
-                self.at = if self.kept == 0 { self.to } else { down(self.at).saturating_add(STEP) };
+                self.at = if self.kept == 0 { self.to } else { down(self.at).saturating_add(STEP_BYTES) };
             }
             let high = self.at.min(self.to);
             (low < high).then_some((low, high))
@@ -635,7 +712,7 @@ mod plan {
                 assert_eq!(end_behind(at * MIB), end * MIB, "{at} MiB");
             }
             assert_eq!(end_behind(4 * MIB - 1), 0);
-            assert_eq!(end_behind(u64::MAX), down(u64::MAX) - STEP);
+            assert_eq!(end_behind(u64::MAX), down(u64::MAX) - STEP_BYTES);
         }
 
         #[test]

@@ -20,7 +20,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize
 use freeboard_budget::law::{self, Share, Target, Verdict};
 use freeboard_budget::layout::{
     self, Aside, CONTAINER_DROP, CONTAINER_DROP_CLOSED, CONTAINER_FLAG_BITS, CONTAINER_LIVE, CONTAINER_PRESSURE,
-    CONTAINER_UNLIMITED, Container, Kind, PATTERN_BYTES, Policy, Rule, STALE_MS, Slot,
+    CONTAINER_UNLIMITED, Container, DROP_BEHIND, Kind, PATTERN_BYTES, Policy, Rule, STALE_MS, Slot,
 };
 use freeboard_budget::policy::Bank;
 use freeboard_budget::protocol::{self, Hello, Welcome};
@@ -276,10 +276,12 @@ pub fn mode_of_file(fd: c_int) -> Mode {
 
 /// A rule says that what is read of a file goes behind the reader.
 pub fn drops_behind(fd: c_int) -> bool {
-    HAS_RULES.load(Relaxed) && rule_of_file(fd).is_some_and(|(_, reads)| reads == 1)
+    HAS_RULES.load(Relaxed) && rule_of_file(fd).is_some_and(|(_, reads)| reads == DROP_BEHIND)
 }
 
-/// Mode and reads of the first rule that matches an open file's path.
+/// Mode and reads of the first rule that matches an open file's path. Not part of its caller: see
+/// [`is_program_excluded`].
+#[inline(never)]
 fn rule_of_file(fd: c_int) -> Option<(u32, u32)> {
     let (attachment, policy) = (current()?, policy()?);
     let mut path = [0u8; 1024];
@@ -292,7 +294,7 @@ fn rule_of_file(fd: c_int) -> Option<(u32, u32)> {
 fn has_drop_behind() -> bool {
     let (Some(attachment), Some(policy)) = (current(), policy()) else { return false };
     let budget = &attachment.budget;
-    policy.read(|bank| rules(budget, Kind::Rules, policy, bank).any(|rule| rule.reads.load(Relaxed) == 1))
+    policy.read(|bank| rules(budget, Kind::Rules, policy, bank).any(|rule| rule.reads.load(Relaxed) == DROP_BEHIND))
 }
 
 /// The rows of a bank.

@@ -284,7 +284,12 @@ pub fn cachestat(fd: c_int, offset: u64, bytes: u64) -> Result<CacheStat, c_int>
     let mut stat = CacheStat::default();
     match raw!(SYS_CACHESTAT, fd, &raw const range, &raw mut stat, 0) {
         0 => Ok(stat),
-        error => Err(-error as c_int),
+        error => {
+            if error == -(libc::ENOSYS as isize) {
+                NO_CACHESTAT.store(true, Relaxed);
+            }
+            Err(-error as c_int)
+        }
     }
 }
 

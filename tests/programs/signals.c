@@ -334,7 +334,8 @@ static void clean(int *unused) {
 
 static const char *const calls[] = {"write",  "pwrite",    "writev",          "pwritev", "large pwrite", "fsync",
                                     "splice", "sendfile",  "copy_file_range", "close",   "fallocate",    "fwrite",
-                                    "syscall", "posix_fallocate", "dup2", "ftruncate", "fcntl"};
+                                    "syscall", "posix_fallocate", "dup2", "ftruncate", "fcntl",
+                                    "read", "pread"};
 
 static void *call_when_cancelled(void *unused) {
   int was;
@@ -364,6 +365,8 @@ static void *call_when_cancelled(void *unused) {
   case 14: dup2(cancel_fd, 100); break;
   case 15: ftruncate(cancel_fd, 0); break;
   case 16: fcntl(cancel_fd, F_GETFL); break;
+  case 17: read(cancel_source, block, BLOCK); break;
+  case 18: pread(cancel_source, block, BLOCK, 0); break;
   }
   pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &was);
   went_on = 1;
@@ -443,16 +446,40 @@ static void write_first(int signal) {
   write_blocks(handler_fd, 0, 1);
 }
 
-static void on_a_small_stack(void) {
+static ssize_t first_read;
+static void read_first(int signal) {
+  (void)signal;
+  first_read = read(handler_fd, block, BLOCK);
+}
+
+static void raise_on_a_small_stack(void handler(int)) {
   enum { STACK = 8 << 10, PAGE = 4 << 10 };
   char *stack = mmap(NULL, PAGE + STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (stack == MAP_FAILED || mprotect(stack, PAGE, PROT_NONE)) fail("mmap");
   stack_t small = {.ss_sp = stack + PAGE, .ss_size = STACK};
-  struct sigaction action = {.sa_handler = write_first, .sa_flags = SA_ONSTACK};
+  struct sigaction action = {.sa_handler = handler, .sa_flags = SA_ONSTACK};
   if (sigaltstack(&small, NULL) || sigaction(SIGUSR1, &action, NULL)) fail("sigaltstack");
-  handler_fd = create("file", 0);
   raise(SIGUSR1);
+}
+
+static void on_a_small_stack(void) {
+  handler_fd = create("file", 0);
+  raise_on_a_small_stack(write_first);
   write_blocks(handler_fd, 1, BLOCKS);
+  check_blocks("file", handler_fd, BLOCKS);
+}
+
+static void reading_on_a_small_stack(void) {
+  // what a child knows of the rules its parent does not
+  pid_t child = fork();
+  if (child == 0) {
+    write_blocks(create("file", 0), 0, BLOCKS);
+    _exit(0);
+  }
+  waitpid(child, NULL, 0);
+  handler_fd = create("file", 0);
+  raise_on_a_small_stack(read_first);
+  say("read", first_read);
   check_blocks("file", handler_fd, BLOCKS);
 }
 
@@ -469,6 +496,7 @@ static const struct {
     {"nobody_reads", nobody_reads},
     {"file_size_limit", file_size_limit},
     {"on_a_small_stack", on_a_small_stack},
+    {"reading_on_a_small_stack", reading_on_a_small_stack},
     {"cancelled_at", cancelled_at},
     {"cancelled_at_any_time", cancelled_at_any_time},
 };

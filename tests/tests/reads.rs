@@ -166,6 +166,14 @@ for n in range(128):
     let left = truth::cached(&file).bytes;
     println!("{test}: followed by another reader, {} MiB are cached", left / MIB);
     assert!(left >= 8 * MIB, "what somebody else reads was dropped: {} MiB are cached", left / MIB);
+
+    // who reads it twice (to hash it, then to send it) wants it again
+    truth::make_cold(&file);
+    let twice = python("for n in range(2):\n    os.lseek(f, 0, os.SEEK_SET)\n    while os.read(f, 1 << 18): pass");
+    Group::new(&lab, ROOMY).run(&mut freeboard::under(&shell(&twice), Some(&with_rule))).assert_ok("twice");
+    let left = truth::cached(&file).bytes;
+    println!("{test}: read twice, {} MiB are cached", left / MIB);
+    assert!(left >= 28 * MIB, "what is read again was dropped again: {} MiB are cached", left / MIB);
 }
 
 /// A pipe is no reason to ask for the rules, and who only reads is no writer.

@@ -18,6 +18,7 @@ fn signals_and_cancellation() {
         "nobody_reads",
         "file_size_limit",
         "on_a_small_stack",
+        "reading_on_a_small_stack",
         "cancelled_at",
         "cancelled_at_any_time",
     ];

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use freeboard_budget::law::{Target, Verdict};
 use freeboard_budget::layout::{
     BUDGET_FILE, CONTAINER_DROP, CONTAINER_DROP_CLOSED, CONTAINER_FLAG_BITS, CONTAINER_LIVE, CONTAINER_PRESSURE,
-    CONTAINER_UNLIMITED, Container, Device, Kind, PATTERN_BYTES, Policy, Rule, budget_layout,
+    CONTAINER_UNLIMITED, Container, DROP_BEHIND, Device, Kind, PATTERN_BYTES, Policy, Rule, budget_layout,
 };
 use freeboard_budget::policy::Bank;
 use freeboard_config::Workload;
@@ -157,7 +157,7 @@ impl Budget {
     fn fill_policy(&self, policy: &Policy, bank: Bank, workload: &Workload) -> Result<()> {
         let rules = workload.rules.iter().map(|rule| {
             let mode = rule.mode.map_or(MODE_AS_PROCESS, |mode| mode as u32);
-            (rule.path.as_str(), mode, u32::from(rule.reads_drop_behind))
+            (rule.path.as_str(), mode, if rule.reads_drop_behind { DROP_BEHIND } else { 0 })
         });
         let excludes = workload.processes.exclude.iter().map(|path| (path.as_str(), MODE_AS_PROCESS, 0));
         let rules = self.fill(Kind::Rules, bank, "rules", rules)?;
