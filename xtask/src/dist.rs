@@ -2,7 +2,7 @@
 //! which runs where there is no libc. Both stripped, in `target/dist/ARCHITECTURE`.
 
 use crate::deps;
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -26,19 +26,13 @@ struct Toolchain {
 /// Where this machine lacks what is needed, or the build fails.
 pub fn run() -> anyhow::Result<()> {
     deps::install(&deps::not_installed(APT_PACKAGES))?;
+    let sh = Shell::new()?;
     let products = target_dir()?;
-    // side by side: each ends with one thread's work, the linker's
-    std::thread::scope(|scope| {
-        let aarch64 = scope.spawn(|| -> anyhow::Result<()> {
-            let sh = Shell::new()?;
-            let toolchain = Toolchain::of_debian(&sh, &products)?;
-            let _toolchain = toolchain.put_in_force(&sh);
-            build(&sh, &products, "aarch64", &["--target", "aarch64-unknown-linux-gnu"], "aarch64-linux-gnu-strip")
-        });
-        // beside what `cargo build --release` has made or will make, which is nearly all of it
-        build(&Shell::new()?, &products, "x86_64", &[], "strip")?;
-        aarch64.join().map_err(|_| anyhow!("the build for aarch64 panicked"))?
-    })
+    // beside what `cargo build --release` has made or will make, which is nearly all of it
+    build(&sh, &products, "x86_64", &[], "strip")?;
+    let toolchain = Toolchain::of_debian(&sh, &products)?;
+    let _toolchain = toolchain.put_in_force(&sh);
+    build(&sh, &products, "aarch64", &["--target", "aarch64-unknown-linux-gnu"], "aarch64-linux-gnu-strip")
 }
 
 /// `target`: flags for one that is not this machine's own.
