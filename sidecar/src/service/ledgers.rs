@@ -106,6 +106,8 @@ struct Seen {
     nonce: u64,
     confirmed_bytes: u64,
     holding: bool,
+    /// The tick at which its owner was met, or something of its last arrived.
+    moved: u64,
 }
 
 /// One container's slots over time.
@@ -226,7 +228,11 @@ fn is_idle(says: Says, tick: u64) -> bool {
 
 /// Adds what the owner of one slot says to the pulse.
 fn look(owned: Owned, says: Says, seen: &mut Seen, tick: u64, pulse: &mut Pulse) {
-    let now = Seen { nonce: owned.nonce, confirmed_bytes: says.confirmed_bytes, holding: says.holding };
+    let is_still = seen.nonce == owned.nonce && seen.confirmed_bytes == says.confirmed_bytes;
+    let moved = if is_still { seen.moved } else { tick };
+    // who was killed while it was held says so for ever
+    let holding = says.holding && tick.saturating_sub(moved.max(says.last_tick)) <= IDLE_TICKS;
+    let now = Seen { nonce: owned.nonce, confirmed_bytes: says.confirmed_bytes, holding, moved };
     // A process that is met for the first time may have written for hours before this sidecar started: what it
     // confirmed until now says nothing of the disk's speed. One that has ended already lived no longer than since the
     // last look. A row that was met between its claim and its first report says nothing yet either.
@@ -330,6 +336,19 @@ mod tests {
         ledgers.harvest(late).unwrap();
         assert_eq!(phase(&ledgers, 1), None);
         assert_eq!(ledgers.totals().calls, 4);
+    }
+
+    #[test]
+    fn who_was_killed_while_it_was_held_is_no_writer_for_ever() {
+        let mut ledgers = ledgers();
+        process(&ledgers, 1, 11, &[(|s| &s.holding, 1), (|s| &s.owed_bytes, 8), (|s| &s.last_tick, 100)]);
+        assert_eq!(ledgers.harvest(100).unwrap().writers, 1);
+        assert_eq!(ledgers.harvest(100 + IDLE_TICKS).unwrap().writers, 1, "a disk may stand still");
+        ledgers.harvest(101 + IDLE_TICKS).unwrap();
+        let pulse = ledgers.harvest(102 + IDLE_TICKS).unwrap();
+        assert_eq!((pulse.writers, pulse.owed_bytes), (0, 0));
+        process(&ledgers, 1, 11, &[(|s| &s.confirmed_bytes, 1)]);
+        assert_eq!(ledgers.harvest(103 + IDLE_TICKS).unwrap().writers, 1, "it lives after all");
     }
 
     #[test]
