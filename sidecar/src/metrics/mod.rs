@@ -87,7 +87,7 @@ fn seconds(ns: u64) -> Option<f64> {
 }
 
 /// The text of one scrape.
-fn text(snapshot: Snapshot) -> String {
+pub(crate) fn text(snapshot: Snapshot) -> String {
     let mut registry = Registry::with_prefix("freeboard");
     registry.register_collector(Box::new(Families(snapshot)));
     let mut text = String::new();

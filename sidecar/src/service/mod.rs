@@ -4,6 +4,8 @@
 //! application hands over may be slow to look at (a descriptor of a FUSE directory whose daemon hangs), and so may the
 //! files' disk be, so both are dealt with without the lock: the heartbeat never waits for a client or a disk.
 
+#[cfg(test)]
+mod churn;
 mod container;
 mod ledgers;
 mod mounted;

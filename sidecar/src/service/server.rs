@@ -2,8 +2,8 @@
 //!
 //! Nobody is waited for: every descriptor is non-blocking, clients are few at a time, and each has a second.
 
-use super::Bells;
 use super::state::{Admission, Refused, State};
+use super::{Bells, now};
 use crate::cgroup::Group;
 use crate::fresh;
 use anyhow::{Context, Result, bail};
@@ -135,7 +135,7 @@ impl Server {
                 at += 1;
                 // one message is all that is ever said; whatever came of it, the connection is done
                 if readable {
-                    answer(&client.socket, state, bells);
+                    answer(&client.socket, state, bells, now());
                 }
                 !readable && client.since.elapsed() < DEADLINE
             });
@@ -143,7 +143,7 @@ impl Server {
             if accepting && ready[at] {
                 match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                     // a library has said its hello by the time that we get to it, and a program waits for the answer
-                    Ok(socket) if answer(&socket, state, bells) => {}
+                    Ok(socket) if answer(&socket, state, bells, now()) => {}
                     Ok(socket) => clients.push(Client { socket, since: Instant::now() }),
                     Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => out_of_descriptors = true,
                     Err(_) => {}
@@ -159,18 +159,25 @@ impl Drop for Name {
     }
 }
 
-/// Reads a hello and answers it, if it is one. Whoever sends something else gets no answer. `false`: nothing has come
-/// yet.
-fn answer(socket: &OwnedFd, state: &Mutex<State>, bells: &Bells) -> bool {
+/// Reads a hello and answers it, if it is one, at `now` of the ticks' clock. Whoever sends something else gets no answer.
+/// `false`: nothing has come yet.
+pub(super) fn answer(socket: &OwnedFd, state: &Mutex<State>, bells: &Bells, now: Duration) -> bool {
     match receive(socket) {
-        Ok(Some((hello, descriptors))) => welcome(socket, hello, descriptors, state, bells),
+        Ok(Some((hello, descriptors))) => welcome(socket, hello, descriptors, state, bells, now),
         Err(Errno::AGAIN) => return false,
         Ok(None) | Err(_) => {}
     }
     true
 }
 
-fn welcome(socket: &OwnedFd, hello: Hello, mut descriptors: Vec<OwnedFd>, state: &Mutex<State>, bells: &Bells) {
+fn welcome(
+    socket: &OwnedFd,
+    hello: Hello,
+    mut descriptors: Vec<OwnedFd>,
+    state: &Mutex<State>,
+    bells: &Bells,
+    now: Duration,
+) {
     if hello.major != MAJOR {
         return send(socket, STATUS_VERSION, None);
     }
@@ -178,7 +185,7 @@ fn welcome(socket: &OwnedFd, hello: Hello, mut descriptors: Vec<OwnedFd>, state:
         return send(socket, STATUS_NOT_A_CGROUP, None);
     };
     let known = Group::id_of(&dir).and_then(|id| state.lock().admit_known(id));
-    let admitted = known.or_else(|| Group::open(dir).ok().map(|group| state.lock().admit(group, super::now())));
+    let admitted = known.or_else(|| Group::open(dir).ok().map(|group| state.lock().admit(group, now)));
     let Some(admitted) = admitted else { return send(socket, STATUS_NOT_A_CGROUP, None) };
     match admitted {
         Ok(admission) => {
