@@ -10,15 +10,21 @@ use freeboard_budget::layout::{
 };
 use freeboard_budget::policy::Bank;
 use freeboard_config::Workload;
-use rustix::fs::SealFlags;
+use rustix::fs::{SealFlags, fstatfs};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
 /// [`Rule::mode`] of a rule that leaves the mode to the process's.
 const MODE_AS_PROCESS: u32 = 255;
+
+/// `f_type` of tmpfs (`include/uapi/linux/magic.h`).
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+/// What is compared at once, in bytes: tables and rows begin at multiples of it.
+const LINE: usize = 64;
 
 /// The budget: a sealed memfd that this process alone can write.
 #[derive(Debug)]
@@ -32,13 +38,13 @@ pub struct Budget {
 #[derive(Debug)]
 pub struct Copy {
     file: File,
-    /// What is to be written, and the policy's word in it: from the file's start to the first rule, where the policy
-    /// is the one that the file has.
+    /// What the file is to hold.
     bytes: Vec<u8>,
+    /// What of that it may not hold yet: of the rules, and of all before them.
+    changed: [Range<usize>; 2],
+    /// The policy's word in `bytes`.
     word: u64,
-    /// The policy's word that the file has.
-    has_word: Option<u64>,
-    /// Bytes from the file's start to the first rule: what changes with every tick.
+    /// Bytes from the file's start to the first rule: what changes while the policy does not.
     ticking_bytes: usize,
 }
 
@@ -52,28 +58,40 @@ impl Copy {
         let bytes = budget.memory.to_vec();
         let file = put(dir, BUDGET_FILE, &bytes, 0o444)?;
         let ticking_bytes = layout.table(Kind::Rules).map_or(layout.file_bytes, |table| table.offset.into()) as usize;
-        Ok(Copy { file, bytes, word: 0, has_word: None, ticking_bytes })
+        Ok(Copy { file, bytes, changed: [0..0, 0..0], word: budget.policy_word(), ticking_bytes })
+    }
+
+    /// Whether the file lies in memory.
+    pub fn is_in_memory(&self) -> bool {
+        fstatfs(&self.file).is_ok_and(|fs| u64::try_from(fs.f_type) == Ok(TMPFS_MAGIC))
     }
 
     /// Takes what the budget says now.
     pub fn take(&mut self, budget: &Budget) {
-        self.word = budget.memory.row::<Policy>(0).map_or(0, |policy| policy.word.load(Relaxed));
-        let bytes = budget.memory.bytes();
-        let end = if self.has_word == Some(self.word) { self.ticking_bytes } else { bytes.len() };
-        self.bytes.clear();
-        self.bytes.extend_from_slice(&bytes[..end]);
+        let word = budget.policy_word();
+        let end = if word == self.word { self.ticking_bytes } else { self.bytes.len() };
+        self.word = word;
+        let now = budget.memory.bytes();
+        for (part, changed) in [self.ticking_bytes..end, 0..self.ticking_bytes].into_iter().zip(&mut self.changed) {
+            let differs = |line: &usize| now[*line..][..LINE] != self.bytes[*line..][..LINE];
+            let mut lines = part.step_by(LINE).filter(differs);
+            let Some(first) = lines.next() else { continue };
+            let end = lines.next_back().unwrap_or(first) + LINE;
+            self.bytes[first..end].copy_from_slice(&now[first..end]);
+            *changed = if (*changed).is_empty() { first..end } else { first.min(changed.start)..end.max(changed.end) };
+        }
     }
 
-    /// Writes it to the file.
+    /// Writes it to the file, as far as it has changed.
     ///
     /// # Errors
     /// What writing gave.
     pub fn write(&mut self) -> io::Result<()> {
-        let (ticking, rules) = self.bytes.split_at(self.ticking_bytes.min(self.bytes.len()));
         // first the rules, then the word that puts them in force
-        self.file.write_all_at(rules, ticking.len() as u64)?;
-        self.file.write_all_at(ticking, 0)?;
-        self.has_word = Some(self.word);
+        for changed in &mut self.changed {
+            self.file.write_all_at(&self.bytes[changed.clone()], changed.start as u64)?;
+            *changed = 0..0;
+        }
         Ok(())
     }
 }
@@ -138,6 +156,11 @@ impl Budget {
     /// The memfd, to be handed to applications.
     pub fn memfd(&self) -> &File {
         &self.memfd
+    }
+
+    /// [`Policy::word`].
+    fn policy_word(&self) -> u64 {
+        self.memory.row::<Policy>(0).map_or(0, |policy| policy.word.load(Relaxed))
     }
 
     /// Number of container rows.
@@ -273,4 +296,61 @@ fn write_rule(row: &Rule, pattern: &[u8], mode: u32, reads: u32) {
     row.mode.store(mode, Relaxed);
     row.reads.store(reads, Relaxed);
     row.len.store(pattern.len() as u32, Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROW: Row = Row {
+        verdict: Verdict::UNLIMITED,
+        limit: 1,
+        target: 2,
+        usage: 3,
+        unwritten: 4,
+        other: 5,
+        unowned: 6,
+        speed: Some(7),
+        limit_hits: 8,
+        peak_unwritten: 9,
+        writeback: 10,
+    };
+
+    #[test]
+    fn the_file_holds_what_the_budget_says_and_only_that_is_written_which_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(BUDGET_FILE);
+        let budget = Budget::create(1).unwrap();
+        let mut copy = Copy::create(dir.path(), &budget).unwrap();
+        let rule =
+            |path: &str| Workload::parse(&format!("[[rule]]\npath = {path:?}\nmode = \"always\""), "text").unwrap();
+        let changes: [&dyn Fn(); 6] = [
+            &|| budget.beat(),
+            &|| budget.set_container(3, 33, &ROW),
+            &|| budget.set_policy(&rule("/a/**")).unwrap(),
+            &|| budget.set_devices([(8, Some(1), 2)].into_iter()),
+            &|| (budget.beat(), budget.set_policy(&rule("/b/**")).unwrap()).1,
+            &|| budget.free_container(3),
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            change();
+            copy.take(&budget);
+            if number % 2 == 0 {
+                // a busy disk: the next ones come before it is written
+                continue;
+            }
+            copy.write().unwrap();
+            assert!(std::fs::read(&path).unwrap() == budget.memory.bytes(), "after change {number}");
+        }
+        let rows = budget_layout().table(Kind::Containers).unwrap();
+        let elsewhere = rows.offset as usize + 5 * rows.stride as usize;
+        File::options().write(true).open(&path).unwrap().write_all_at(b"x", elsewhere as u64).unwrap();
+        budget.beat();
+        copy.take(&budget);
+        copy.write().unwrap();
+        let mut file = std::fs::read(&path).unwrap();
+        assert_eq!(file[elsewhere], b'x');
+        file[elsewhere] = 0;
+        assert!(file == budget.memory.bytes());
+    }
 }

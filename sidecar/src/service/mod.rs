@@ -2,7 +2,8 @@
 //!
 //! Three threads share one state under a lock: one ticks, one answers the socket, one keeps the region's files. What an
 //! application hands over may be slow to look at (a descriptor of a FUSE directory whose daemon hangs), and so may the
-//! files' disk be, so both are dealt with without the lock: the heartbeat never waits for a client or a disk.
+//! files' disk be, so both are dealt with without the lock: the heartbeat never waits for a client or a disk. Where the
+//! files lie in memory the first keeps them, too: to wake a thread ten times a second costs more than what it does.
 
 #[cfg(test)]
 mod churn;
@@ -108,16 +109,18 @@ impl Service {
         let (server, name) = vacant.listen()?;
         let idle = idle.min(IDLE);
         let mut service = Service { state, mounted, bells, sweep: Mutex::default(), ticker: None, _name: name };
-        let shared = || (service.state.clone(), service.bells.clone());
-        let (state, bells) = shared();
-        let ticker = Builder::new().name("ticker".into()).spawn(move || tick(&state, &bells, idle));
+        let shared = || (service.state.clone(), service.bells.clone(), service.mounted.clone());
+        let thread = |name: &str| Builder::new().name(name.into());
+        let are_in_memory = service.mounted.lock().are_in_memory();
+        let (state, bells, mounted) = shared();
+        let ticker = thread("ticker").spawn(move || tick(&state, are_in_memory.then_some(&*mounted), &bells, idle));
         // the other two are not waited for at the end: one may hang on a client's descriptor, and one on a disk
-        let (state, bells) = shared();
-        let server = Builder::new().name("server".into()).spawn(move || server.serve(&state, &bells));
-        let ((state, bells), mounted) = (shared(), service.mounted.clone());
-        let files = Builder::new().name("files".into()).spawn(move || exchange(&mounted, &state, &bells, idle));
+        let (state, bells, _) = shared();
+        let server = thread("server").spawn(move || server.serve(&state, &bells));
+        let (state, bells, mounted) = shared();
+        let files = (!are_in_memory).then(|| thread("files").spawn(move || keep_files(&mounted, &state, &bells)));
         service.ticker = Some(ticker.context("cannot start a thread")?);
-        server.and(files).context("cannot start a thread")?;
+        server.and(files.transpose()).context("cannot start a thread")?;
         Ok(service)
     }
 
@@ -248,18 +251,26 @@ fn until_half_full(headroom: u64) -> Duration {
     Duration::from_secs_f64(headroom as f64 / 2.0 / FASTEST as f64).clamp(BUSY, IDLE)
 }
 
-/// Ticks until told to stop.
-fn tick(state: &Mutex<State>, bells: &Bells, idle: Duration) {
+/// Ticks until told to stop; with each beat it brings the region's files up to date, where it is given them.
+fn tick(state: &Mutex<State>, mounted: Option<&Mutex<Mounted>>, bells: &Bells, idle: Duration) {
     let mut due = now();
+    let mut last_beat = 0;
     loop {
         let wait = Timespec::try_from(due.saturating_sub(now())).unwrap_or_default();
         let mut fds = [PollFd::new(&bells.stop, PollFlags::IN), PollFd::new(&bells.newcomer, PollFlags::IN)];
         if retry_on_intr(|| poll(&mut fds, Some(&wait))).is_err() || !fds[0].revents().is_empty() {
             return;
         }
-        let newcomer = read(&bells.newcomer, &mut [0u8; 8]).is_ok();
+        let newcomer = !fds[1].revents().is_empty() && read(&bells.newcomer, &mut [0u8; 8]).is_ok();
         let started = now();
-        let headroom = state.lock().tick(started, idle < IDLE);
+        let (headroom, beat) = {
+            let mut state = state.lock();
+            (state.tick(started, idle < IDLE), state.budget().tick())
+        };
+        if let Some(mounted) = mounted.filter(|_| beat != last_beat) {
+            mounted.lock().keep(state);
+            last_beat = beat;
+        }
         let period = if newcomer { BUSY } else { until_half_full(headroom) }.min(idle);
         // from when it was due, so that lateness does not add up; from now where it came early, or is far behind
         due = (due.min(started) + period).max(started);
@@ -267,14 +278,9 @@ fn tick(state: &Mutex<State>, bells: &Bells, idle: Duration) {
 }
 
 /// Keeps the region's files up to date until told to stop.
-fn exchange(mounted: &Mutex<Mounted>, state: &Mutex<State>, bells: &Bells, every: Duration) {
-    let mut told = false;
-    let wait = Timespec::try_from(every).unwrap_or_default();
+fn keep_files(mounted: &Mutex<Mounted>, state: &Mutex<State>, bells: &Bells) {
+    let wait = Timespec::try_from(IDLE).unwrap_or_default();
     while retry_on_intr(|| poll(&mut [PollFd::new(&bells.stop, PollFlags::IN)], Some(&wait))) == Ok(0) {
-        if let Err(error) = mounted.lock().exchange(state)
-            && !std::mem::replace(&mut told, true)
-        {
-            crate::say(&format!("the region's files cannot be kept up to date: {error}"));
-        }
+        mounted.lock().keep(state);
     }
 }
