@@ -63,7 +63,7 @@ fn linux_6_1_cgroup_v1() {
 
 #[test]
 fn newest_linux_cgroup_v2() {
-    boot("the newest Linux, cgroup v2", Kernel::Newest, Hierarchy::V2, &["xfs", "udf"]);
+    boot("the newest Linux, cgroup v2", Kernel::Newest, Hierarchy::V2, &["xfs", "udf", "explain"]);
 }
 
 #[test]
@@ -83,12 +83,13 @@ fn linux_6_12_cgroup_v2() {
 
 mod in_guest {
     use super::*;
-    use freeboard_tests::cgroup::Run;
+    use freeboard_tests::cgroup::{Group, Run};
     use freeboard_tests::lab::{path_str, run};
     use std::fs;
     use std::os::unix::fs::MetadataExt;
     use std::path::{Path, PathBuf};
     use std::process::Command;
+    use std::time::Instant;
 
     const SOURCE: &str = "/in/source";
     /// Where `nfs-server` mounts its disk.
@@ -282,5 +283,54 @@ mod in_guest {
         assert!(plain.figures.limit_hits > 0, "plain: never met the limit");
         direct.assert_ok("-t none");
         under.assert_never_at_the_limit("freeboard");
+    }
+
+    /// What `freeboard explain` says of a process or a group, once it says that: the kernel's counts lag.
+    fn explained(subject: &str, verdict: &str) -> String {
+        let start = Instant::now();
+        loop {
+            let answer = run(&path_str(&freeboard::program()), &["explain", "--json", subject]);
+            if answer.contains(&format!("\"verdict\": \"{verdict}\"")) && answer.contains("\"over-the-line\"") {
+                return answer;
+            }
+            assert!(start.elapsed() < Duration::from_secs(10), "not {verdict}:\n{answer}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    #[test]
+    #[ignore = "runs in a guest"]
+    fn explain() {
+        let bench = Bench::new("freeboard explain", 64 * MIB, &["mount", "/dev/vdh"]);
+        let group = Group::new(&bench.lab, bench.limit_bytes);
+        let mut shell = Command::new("sh");
+        // dd fills its buffer, and then waits for somebody to read it
+        let heap = group.spawn(shell.args(["-c", "dd if=/dev/zero bs=56M count=1 | sleep 60"]));
+        let answer = explained(&heap.pid().to_string(), "anonymous");
+        let about = [
+            format!("\"group\": \"{}\"", group.dir().display()),
+            "\"cgroup_version\": 2".to_owned(),
+            format!("\"limit_bytes\": {}", bench.limit_bytes),
+            "\"limit_hits\": 0".to_owned(),
+        ];
+        let heaps = ["\"name\": \"dd\"", "\"can\": false"].map(str::to_owned);
+        for words in about.iter().chain(&heaps) {
+            assert!(answer.contains(words), "no {words} in\n{answer}");
+        }
+        heap.kill();
+
+        let mut shell = Command::new("sh");
+        let script = r#"head -c 56M /dev/zero >"$0" && sync "$0" && exec sleep 60 3<"$0""#;
+        let cache = group.spawn(shell.args(["-c", script]).arg(&bench.output));
+        let answer = explained(&path_str(group.dir()), "clean-cache");
+        // how much of it is left is the kernel's affair
+        let file = format!("\"path\": \"{}\"", bench.output.display());
+        for words in about.iter().take(3).chain([&file]) {
+            assert!(answer.contains(words), "no {words} in\n{answer}");
+        }
+        println!("explained: a heap, then a file's clean pages");
+        cache.kill();
+        drop(group);
+        fs::remove_file(&bench.output).expect("cannot remove the output");
     }
 }
