@@ -59,6 +59,13 @@ pub struct Skip {
     pub reason: Reason,
 }
 
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = self.container.as_deref().unwrap_or("the pod");
+        write!(f, "{what} ({}; mend: {})", self.reason, self.reason.mend())
+    }
+}
+
 /// What became of a pod. Where `injected` is empty it has no Freeboard.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Report {
@@ -69,6 +76,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// What was left alone, why, and the mend, in a line.
+    pub fn left_alone(&self) -> String {
+        self.skipped.iter().map(Skip::to_string).collect::<Vec<_>>().join(", ")
+    }
+
     /// A pod left alone as a whole.
     pub(crate) fn skipped(reason: Reason) -> Report {
         Report { injected: Vec::new(), skipped: vec![Skip { container: None, reason }] }

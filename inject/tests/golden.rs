@@ -2,43 +2,14 @@
 //! `CASE.report`. The first line of a case names its options. `GOLDEN=write cargo test -p freeboard-inject` writes what
 //! is there now: read the difference.
 
+mod cases;
+
+use cases::{cases, options};
 use freeboard_inject::stream::edit;
 use freeboard_inject::{Mode, Options, Report, object, pod};
 use serde_json::Value;
 use std::fs;
-use std::path::{Path, PathBuf};
-
-fn cases() -> Vec<(String, PathBuf)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let cases = files.filter_map(|path| {
-        let name = path.file_name()?.to_str()?.strip_suffix(".yaml")?.to_owned();
-        (!name.contains('.')).then_some((name, path))
-    });
-    let mut cases: Vec<_> = cases.collect();
-    cases.sort();
-    assert!(cases.len() > 30, "the cases are gone");
-    cases
-}
-
-/// `# options: library container=app`.
-fn options(text: &str) -> Options {
-    let mut options = Options::default();
-    let line = text.lines().next().and_then(|line| line.strip_prefix("# options:")).unwrap_or_default();
-    for word in line.split_whitespace() {
-        match word.split_once('=').unwrap_or((word, "")) {
-            ("library", _) => options.mode = Mode::Library,
-            ("run", _) => options.mode = Mode::Run,
-            ("stdio", _) => options.stdio = true,
-            ("without-limit", _) => options.without_limit = true,
-            ("container", name) => options.containers.push(name.into()),
-            ("config", name) => options.config_map = Some(name.into()),
-            ("image", image) => options.image = image.into(),
-            _ => panic!("{word}"),
-        }
-    }
-    options
-}
+use std::path::Path;
 
 fn injected(text: &str, options: &Options) -> (String, Vec<Report>) {
     let mut reports = Vec::new();

@@ -5,7 +5,7 @@ use crate::cli::{Inject, Output, Uninject};
 use crate::say;
 use anyhow::{Context, Result, bail};
 use freeboard_inject::object::{self, LABEL, Name};
-use freeboard_inject::report::{Report, Skip};
+use freeboard_inject::report::Report;
 use freeboard_inject::stream::{self, Format};
 use freeboard_inject::{Mode, Options, pod};
 use serde_json::Value;
@@ -49,7 +49,7 @@ pub fn inject(flags: &Inject) -> Result<()> {
             let holder = object.pointer_mut(path).ok_or_else(missing)?;
             let (patched, report) = pod::inject(holder, &options).map_err(|what| in_object(&name, path, &what))?;
             if report.injected.is_empty() && !flags.pass {
-                return Err(format!("{name} cannot be injected: {}", skipped(&report)));
+                return Err(format!("{name} cannot be injected: {}", report.left_alone()));
             }
             let is_same = *holder == patched;
             *holder = patched;
@@ -138,18 +138,9 @@ fn line(name: &Name, report: &Report, is_same: bool) -> String {
         said.push(format!("{what}: {}", report.injected.join(", ")));
     }
     if !report.skipped.is_empty() {
-        said.push(format!("left alone: {}", skipped(report)));
+        said.push(format!("left alone: {}", report.left_alone()));
     }
     format!("{name}: {}", said.join("; "))
-}
-
-/// What was left alone, why, and the mend.
-fn skipped(report: &Report) -> String {
-    let one = |skip: &Skip| {
-        let what = skip.container.as_deref().unwrap_or("the pod");
-        format!("{what} ({}; mend: {})", skip.reason, skip.reason.mend())
-    };
-    report.skipped.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 fn name_one(there: &[Name]) -> String {

@@ -19,7 +19,7 @@ pub fn run() -> anyhow::Result<()> {
         let start = Instant::now();
         dist::run()?;
         let sh = Shell::new()?;
-        cmd!(sh, "cargo build --release --workspace").run()?;
+        cmd!(sh, "cargo build --release").run()?;
         println!("==> what is given away, and the release build: done in {:.0} s", start.elapsed().as_secs_f64());
         Ok(())
     });
@@ -88,7 +88,7 @@ fn name(line: &str, outcome: &str) -> Option<String> {
 pub fn bench() -> anyhow::Result<()> {
     deps::install(&deps::missing_for_tests())?;
     let sh = Shell::new()?;
-    step("release build", cmd!(sh, "cargo build --release --workspace"))?;
+    step("release build", cmd!(sh, "cargo build --release"))?;
     step("benchmarks", cmd!(sh, "cargo bench --package freeboard-tests --bench hot_path --bench throughput"))
 }
 
@@ -99,7 +99,7 @@ pub fn bench() -> anyhow::Result<()> {
 pub fn coverage(programs: &[String]) -> anyhow::Result<()> {
     deps::install(&deps::missing_for_tests())?;
     let sh = Shell::new()?;
-    step("release build", cmd!(sh, "cargo build --release --workspace"))?;
+    step("release build", cmd!(sh, "cargo build --release"))?;
     step("coverage", cmd!(sh, "cargo bench --package freeboard-tests --bench coverage -- {programs...}"))
 }
 
