@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 const UID: &str = "705ab4f5-6393-11e8-b7cc-42010a800002";
 
 /// As the API server of Kubernetes 1.33 writes it for a pod of a ReplicaSet.
-fn review(object: Value) -> Value {
+pub(crate) fn review(object: Value) -> Value {
     let kind = json!({"group": "", "version": "v1", "kind": "Pod"});
     let resource = json!({"group": "", "version": "v1", "resource": "pods"});
     json!({
@@ -50,7 +50,7 @@ fn review(object: Value) -> Value {
 }
 
 /// A pod of a ReplicaSet that asks for Freeboard.
-fn pod() -> Value {
+pub(crate) fn pod() -> Value {
     json!({
         "kind": "Pod",
         "apiVersion": "v1",

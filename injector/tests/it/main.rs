@@ -3,6 +3,8 @@
 mod admission;
 mod api;
 mod client;
+mod manifests;
+mod program;
 mod replicas;
 
 use freeboard_inject::{Options, pod};
