@@ -4,7 +4,7 @@
 use crate::descriptors;
 use crate::files::File;
 use crate::ledger::TOTALS;
-use crate::{ledger, look, pace, process, region, sys};
+use crate::{ledger, look, pace, process, region, sweep, sys};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use freeboard_budget::layout::Aside;
@@ -20,6 +20,8 @@ const BLOCK_MAX: usize = 64 << 10;
 const COPY_RESERVE: usize = 64 << 20;
 /// The process says what it does, and hears what it may do, at least every so many bytes.
 const LOOK_BYTES: u64 = 8 << 20;
+/// The same of one that ends without a last word: Go's system call for it passes libc by.
+const LOOK_BYTES_GO: u64 = 32 << 10;
 /// What the process had written when it looked last.
 static LOOKED_AT_BYTES: AtomicU64 = AtomicU64::new(0);
 
@@ -477,9 +479,13 @@ fn tracked(fd: c_int) -> Option<&'static File> {
     entry.file()
 }
 
-/// The process has written so much that it should look once more.
+/// The process should look once more when it has written so much; no grant is larger.
+pub fn look_bytes() -> u64 {
+    if sweep::is_go() { LOOK_BYTES_GO } else { LOOK_BYTES }
+}
+
 fn is_look_due() -> bool {
-    TOTALS.written_bytes.load(Relaxed).wrapping_sub(LOOKED_AT_BYTES.load(Relaxed)) >= LOOK_BYTES
+    TOTALS.written_bytes.load(Relaxed).wrapping_sub(LOOKED_AT_BYTES.load(Relaxed)) >= look_bytes()
 }
 
 /// Looks at the file, if nobody else is looking.

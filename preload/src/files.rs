@@ -8,7 +8,7 @@
 use crate::flush::How;
 use crate::ledger::{self, word};
 use crate::sys::Stat;
-use crate::{look, process, region, sys};
+use crate::{calls, look, process, region, sys};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 use freeboard_budget::Mode;
@@ -420,7 +420,9 @@ impl File {
         let class = word::class_within(room.min(wanted));
         // fourfold each time, so that a file that is written little keeps little
         let class = class.min(u64::from(self.class.load(Relaxed)) + 2);
-        if class >= GRANT_CLASS_MIN && ledger::reserve(word::grant(class)) {
+        let is_worth_it = class >= GRANT_CLASS_MIN;
+        let class = class.min(word::class_within(calls::look_bytes()));
+        if is_worth_it && ledger::reserve(word::grant(class)) {
             self.exchange(class);
             self.class.store(class as u32, Relaxed);
         }

@@ -86,7 +86,7 @@ fn start() {
         process::resolve(object);
         sys::resolve(object);
         if object.is_program() && object.has_note(b"Go\0\0") {
-            sweep::is_go();
+            sweep::set_go();
         }
         if is_after_ours {
             hooks::next::resolve(object);

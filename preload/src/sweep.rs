@@ -85,8 +85,13 @@ pub fn give_up() {
 }
 
 /// The program was compiled by Go. From the constructor.
-pub fn is_go() {
+pub fn set_go() {
     IS_GO.store(true, Relaxed);
+}
+
+/// Was it?
+pub fn is_go() -> bool {
+    IS_GO.load(Relaxed)
 }
 
 /// The process has mapped so many bytes of a file, to be written to or not. Go's runtime takes memory by calls that are
