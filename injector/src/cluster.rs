@@ -4,9 +4,10 @@
 use crate::Clock;
 use crate::certificates::{Pairs, Served};
 use crate::metrics::Metrics;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use freeboard_inject::Mode;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
@@ -21,6 +22,9 @@ use tokio::sync::watch;
 const SOON: Duration = Duration::from_millis(500);
 /// Changes by others that are given way to before it is an error.
 const MOST_CONFLICTS: usize = 5;
+
+/// The first Kubernetes that has sidecars of its own: before it, an init container that stays keeps its pod from starting.
+const SIDECARS_SINCE: u32 = 29;
 
 /// What belongs to the injector in the cluster.
 #[derive(Clone, Debug)]
@@ -46,7 +50,9 @@ impl Names {
 pub struct Cluster {
     secrets: Api<Secret>,
     configurations: Api<DynamicObject>,
+    client: kube::Client,
     names: Names,
+    mode: Mode,
     clock: Clock,
     served: Arc<Served>,
     metrics: Arc<Metrics>,
@@ -57,6 +63,7 @@ impl Cluster {
     pub fn new(
         client: kube::Client,
         names: Names,
+        mode: Mode,
         clock: Clock,
         served: Arc<Served>,
         metrics: Arc<Metrics>,
@@ -64,17 +71,23 @@ impl Cluster {
         let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration");
         // untyped, so that what newer versions of Kubernetes have in it stays
         let configurations = Api::all_with(client.clone(), &ApiResource::from_gvk(&kind));
-        let secrets = Api::namespaced(client, &names.namespace);
-        Cluster { secrets, configurations, names, clock, served, metrics }
+        let secrets = Api::namespaced(client.clone(), &names.namespace);
+        Cluster { secrets, configurations, client, names, mode, clock, served, metrics }
     }
 
     /// Looks for ever whether all is in place, and says when it first is.
     pub async fn keep(self, every: Duration, ready: watch::Sender<bool>) {
         let mut known = Pairs::default();
+        let mut is_ready = false;
         let mut pause = SOON.min(every);
         loop {
-            match self.put_in_place(&mut known).await {
+            let done = match self.put_in_place(&mut known).await {
+                Ok(()) if !is_ready => self.check_version().await,
+                done => done,
+            };
+            match done {
                 Ok(()) => {
+                    is_ready = true;
                     pause = every;
                     self.metrics.cluster_seen.set((self.clock)() as i64);
                     if !ready.send_replace(true) {
@@ -90,6 +103,20 @@ impl Cluster {
             }
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// # Errors
+    /// The cluster is too old for what is to be put into pods.
+    async fn check_version(&self) -> Result<()> {
+        let version = self.client.apiserver_version().await.context("the cluster does not say its version")?;
+        // some say 29+
+        let minor = version.minor.trim_end_matches('+').parse::<u32>().unwrap_or(u32::MAX);
+        let is_old = version.major == "1" && minor < SIDECARS_SINCE;
+        ensure!(
+            self.mode != Mode::Sidecar || !is_old,
+            "Kubernetes 1.{minor} has no native sidecars, and pods would not start; mend: give --library-only or --run"
+        );
+        Ok(())
     }
 
     async fn put_in_place(&self, known: &mut Pairs) -> Result<()> {

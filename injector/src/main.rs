@@ -39,9 +39,6 @@ fn main() -> ExitCode {
 }
 
 async fn start(flags: Cli) -> Result<()> {
-    if cfg!(panic = "abort") {
-        tracing::warn!("a panic ends this build at once; mend: build with --profile injector");
-    }
     let mut config = kube::Config::infer().await.context(
         "no cluster to be found; mend: run this in a pod with a service account, or set KUBECONFIG to a file",
     )?;

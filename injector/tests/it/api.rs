@@ -7,11 +7,14 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use freeboard_injector::certificates::{Pairs, Served};
+use freeboard_injector::server::{Tls, serve};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 pub(crate) const SECRET: &str = "/api/v1/namespaces/freeboard/secrets/freeboard-injector";
 pub(crate) const CONFIGURATION: &str =
@@ -26,6 +29,10 @@ pub(crate) struct Store {
     pub(crate) writes: Vec<u16>,
     /// Times that somebody looked at the Secret.
     pub(crate) looks: usize,
+    /// Minor version, as it says it.
+    pub(crate) minor: &'static str,
+    /// What the others give as the token.
+    pub(crate) token: Option<&'static str>,
     /// Answers nothing but errors.
     pub(crate) is_down: bool,
     version: u64,
@@ -40,13 +47,31 @@ pub(crate) struct Api {
 impl Api {
     /// With the webhook's configuration as deploy/ has it.
     pub(crate) async fn start() -> Api {
+        Api::serve(None).await
+    }
+
+    /// The same over TLS, as every real one: the names of its own, and its CA.
+    pub(crate) async fn start_tls() -> (Api, &'static str, String) {
+        let name = "kubernetes.default.svc";
+        let now_s = freeboard_injector::clock()();
+        let pairs = Pairs::default().renewed(name, now_s).unwrap();
+        let served = Arc::new(Served::default());
+        served.set(pairs.pick(now_s).unwrap());
+        (Api::serve(Some(Tls::new(served))).await, name, pairs.bundle())
+    }
+
+    async fn serve(tls: Option<Tls>) -> Api {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api = Api { state: Arc::default(), address: listener.local_addr().unwrap() };
         let hook = |name: &str| json!({"name": name, "clientConfig": {"service": {"name": "s"}}, "newer": [1]});
         let configuration = json!({"metadata": {"name": "freeboard-injector"}, "webhooks": [hook("a"), hook("b")]});
         api.state().put(CONFIGURATION, configuration);
         let router = Router::new().fallback(answer).with_state(api.clone());
-        tokio::spawn(async move { axum_serve(listener, router).await });
+        api.state().minor = "33";
+        tokio::spawn(async move {
+            let (_end, ended) = watch::channel(false);
+            serve(listener, tls, router, ended).await;
+        });
         api
     }
 
@@ -74,11 +99,6 @@ impl Api {
         let events = state.objects.iter().filter(|(path, _)| path.contains("/events/"));
         events.map(|(_, event)| event.clone()).collect()
     }
-}
-
-async fn axum_serve(listener: TcpListener, router: Router) {
-    let (_end, ended) = tokio::sync::watch::channel(false);
-    freeboard_injector::server::serve(listener, None, router, ended).await;
 }
 
 impl Store {
@@ -154,6 +174,17 @@ async fn answer(State(api): State<Api>, method: Method, uri: Uri, headers: Heade
     // as between machines: what another replica does comes in between
     tokio::task::yield_now().await;
     let mut state = api.state();
+    if let Some(token) = state.token {
+        assert_eq!(headers[header::AUTHORIZATION], format!("Bearer {token}"));
+    }
+    // everybody may ask for it
+    if uri.path() == "/version" {
+        let version = ["gitVersion", "gitCommit", "gitTreeState", "buildDate", "goVersion", "compiler", "platform"];
+        let mut version: Value = version.iter().map(|key| (key.to_string(), json!(""))).collect();
+        version["major"] = json!("1");
+        version["minor"] = json!(state.minor);
+        return version.to_string().into_response();
+    }
     state.looks += usize::from(method == Method::GET && uri.path() == SECRET);
     state.calls.insert(call(&method, uri.path()));
     let done = state.act(&method, uri.path(), &body);

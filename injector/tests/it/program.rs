@@ -2,6 +2,8 @@
 
 use crate::api::Api;
 use crate::{client, eventually, listener};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,16 +11,24 @@ use std::process::{Command, Output, Stdio};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_freeboard-injector");
 
-fn kubeconfig(api: &Api) -> PathBuf {
+/// Over TLS and with a token, as in a pod.
+async fn cluster() -> (Api, PathBuf) {
+    let (api, name, authority) = Api::start_tls().await;
+    api.state().token = Some("a-token");
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kubeconfig-{}", api.address.port()));
+    let cluster = json!({
+        "server": format!("https://{}", api.address),
+        "tls-server-name": name,
+        "certificate-authority-data": STANDARD.encode(authority)
+    });
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "test",
-        "clusters": [{"name": "test", "cluster": {"server": format!("http://{}", api.address)}}],
+        "clusters": [{"name": "test", "cluster": cluster}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "freeboard"}}],
-        "users": [{"name": "test", "user": {}}]
+        "users": [{"name": "test", "user": {"token": "a-token"}}]
     });
     fs::write(&file, config.to_string()).unwrap();
-    file
+    (api, file)
 }
 
 fn program(config: &Path, arguments: &[String]) -> Command {
@@ -34,10 +44,10 @@ fn said(output: &Output) -> String {
 
 #[tokio::test]
 async fn it_serves_until_it_is_asked_to_end() {
-    let api = Api::start().await;
+    let (_api, config) = cluster().await;
     let [webhook, plain] = [listener().await, listener().await].map(|one| one.local_addr().unwrap());
     let arguments = [format!("--listen={webhook}"), format!("--metrics={plain}"), "--log-level=debug".into()];
-    let child = program(&kubeconfig(&api), &arguments).spawn().unwrap();
+    let child = program(&config, &arguments).spawn().unwrap();
     eventually("up", async || tokio::net::TcpStream::connect(plain).await.is_ok()).await;
     eventually("ready", async || client::get(plain, "/readyz").await.0 == 200).await;
     let pid = child.id().to_string();
@@ -53,15 +63,14 @@ async fn it_serves_until_it_is_asked_to_end() {
     ] {
         assert_eq!(said.lines().filter(|line| line.contains(words)).count(), 1, "{words}: {said}");
     }
-    assert!(!said.contains("PRIVATE KEY"), "{said}");
+    assert!(!said.contains("PRIVATE KEY") && !said.contains("a-token"), "{said}");
 }
 
 #[tokio::test]
 async fn what_is_in_the_way_is_said_in_a_line() {
-    let api = Api::start().await;
+    let (_api, config) = cluster().await;
     let taken = listener().await;
     let address = taken.local_addr().unwrap();
-    let config = kubeconfig(&api);
     for (config, arguments, words) in [
         (
             config.as_path(),

@@ -2,7 +2,9 @@
 
 use crate::api::{Api, CONFIGURATION, SECRET};
 use crate::{Replica, Time, client, eventually, rules};
+use freeboard_inject::{Mode, Options};
 use freeboard_injector::certificates::{LIFETIME_S, RENEWED_S, SETTLED_S};
+use freeboard_injector::review::Rules;
 use serde_json::{Value, json};
 
 /// The certificate that a replica serves, to who trusts what the cluster knows.
@@ -148,4 +150,23 @@ async fn what_others_spoil_is_put_right_and_what_is_theirs_stays() {
         has_data && api.bundle() != bundle && served(&replica, &api, &time).await != first
     })
     .await;
+}
+
+/// Where there are no native sidecars, one would keep its pod from starting for ever.
+#[tokio::test]
+async fn a_cluster_too_old_for_sidecars_gets_none() {
+    for (minor, mode, is_ready) in [
+        ("28", Mode::Sidecar, false),
+        ("28+", Mode::Sidecar, false),
+        ("29+", Mode::Sidecar, true),
+        ("27", Mode::Library, true),
+        ("27", Mode::Run, true),
+    ] {
+        let (api, time) = (Api::start().await, Time::default());
+        api.state().minor = minor;
+        let options = Options { mode, ..Options::default() };
+        let replica = Replica::start(&api, &time, Rules { options, ..rules() }).await;
+        look_around(&api).await;
+        assert_eq!(client::get(replica.plain, "/readyz").await.0 == 200, is_ready, "{minor} {mode:?}");
+    }
 }
