@@ -1,9 +1,10 @@
-//! A test's turn on the machine: two disk-bound tests may run side by side, one that measures runs alone. Everything a
-//! test makes (loop disks, mounts, cgroups) carries the name of its lab, so one routine cleans up after a test that
-//! passed, one that panicked, and, before the next one starts, a run that was killed.
+//! A test's place on the machine, and its turn there. Everything a test makes (loop disks, mounts, cgroups) carries the
+//! name of its lab, so one routine cleans up after a test that passed, one that panicked, and, before the next one
+//! starts, a run that was killed.
 
 use crate::sys;
-use std::fs::{self, File};
+use crate::turn::{Need, Turn};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,7 +25,7 @@ const BLKIO_PROCESSES: &str = "/sys/fs/cgroup/blkio/cgroup.procs";
 pub struct Lab {
     name: String,
     dir: PathBuf,
-    _turn: File,
+    _turn: Turn,
 }
 
 impl Lab {
@@ -32,45 +33,44 @@ impl Lab {
     ///
     /// `None`, said loudly, where this machine cannot run it; a panic if `FREEBOARD_REQUIRE_KERNEL_SUITE` is set.
     pub fn alone(test: &str) -> Option<Lab> {
-        Lab::open(test, true, no_root().or_else(no_slow_disk))
+        Lab::open(test, Need::Machine, no_root().or_else(no_slow_disk))
     }
 
-    /// A lab for a test that mostly waits for its own disk and may run beside another one.
+    /// A lab for a test that mostly waits for its own disk.
     ///
     /// `None` as for [`Lab::alone`].
     pub fn shared(test: &str) -> Option<Lab> {
-        Lab::open(test, false, no_root().or_else(no_slow_disk))
+        Lab::open(test, Need::Disk, no_root().or_else(no_slow_disk))
     }
 
-    /// A lab for a guest, whose disks are qemu's, and for the tests inside it. May run beside another one: a guest has
-    /// one processor, which qemu itself emulates.
+    /// A lab for a guest, whose disks are qemu's, and whose one processor qemu itself emulates; and for the tests inside
+    /// it.
     ///
     /// `None` as for [`Lab::alone`].
     pub fn for_guest(test: &str) -> Option<Lab> {
-        Lab::open(test, false, no_root())
+        Lab::open(test, Need::Processor, no_root())
     }
 
-    /// A lab for what makes its disks slow by itself. May run beside a shared one.
+    /// A lab for what needs no disk that is slow, or makes it slow by itself.
     ///
     /// `None` as for [`Lab::alone`].
     pub fn with_own_disks(test: &str) -> Option<Lab> {
-        Lab::open(test, false, no_root())
+        Lab::open(test, Need::Processor, no_root())
     }
 
-    fn open(test: &str, alone: bool, cannot_run: Option<&str>) -> Option<Lab> {
+    fn open(test: &str, need: Need, cannot_run: Option<&str>) -> Option<Lab> {
         if let Some(reason) = cannot_run {
             skip(test, reason);
             return None;
         }
-        let turns = File::create(std::env::temp_dir().join("freeboard-tests.lock")).expect("cannot make the lock file");
-        if alone { turns.lock() } else { turns.lock_shared() }.expect("cannot lock");
+        let turn = Turn::wait(need);
         sweep_dead();
 
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = scratch().join(&name);
         fs::create_dir(&dir).unwrap_or_else(|error| panic!("cannot make {}: {error}", dir.display()));
-        let lab = Lab { name, dir, _turn: turns };
+        let lab = Lab { name, dir, _turn: turn };
         // In memory, so that the real disk under the machine sets no time; that of the loop disks is set by their
         // rules.
         run("mount", &["-t", "tmpfs", "-o", "size=75%", &lab.name, &path_str(&lab.dir)]);

@@ -3,6 +3,7 @@
 //! | module | job |
 //! | --- | --- |
 //! | [`lab`] | a test's turn on the machine, its scratch directory, and the clean-up of all it made |
+//! | `turn` | who may run beside whom |
 //! | [`slow_disk`] | a loop disk with a write limit, with or without a filesystem, overlayfs on top |
 //! | [`cases`] | a program of ours, case by case, plainly and paced |
 //! | [`cgroup`] | a memory cgroup with a limit: runs programs in it and says what the kernel counted |
@@ -36,6 +37,7 @@ pub mod slow_disk;
 pub mod sys;
 pub mod table;
 pub mod truth;
+mod turn;
 pub mod written;
 
 /// 2^20 bytes.

@@ -2,7 +2,7 @@
 //! which runs where there is no libc. Both stripped, in `target/dist/ARCHITECTURE`.
 
 use crate::deps;
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,8 @@ use xshell::{PushEnv, Shell, cmd};
 
 /// Debian packages that aarch64 is built with.
 pub const APT_PACKAGES: &[&str] = &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "mmdebstrap"];
+
+const AARCH64: &str = "aarch64-unknown-linux-gnu";
 
 /// A toolchain that is not this machine's own.
 struct Toolchain {
@@ -26,30 +28,47 @@ struct Toolchain {
 /// Where this machine lacks what is needed, or the build fails.
 pub fn run() -> anyhow::Result<()> {
     deps::install(&deps::not_installed(APT_PACKAGES))?;
-    let sh = Shell::new()?;
     let products = target_dir()?;
-    // beside what `cargo build --release` has made or will make, which is nearly all of it
-    build(&sh, &products, "x86_64", &[], "strip")?;
-    let toolchain = Toolchain::of_debian(&sh, &products)?;
-    let _toolchain = toolchain.put_in_force(&sh);
-    build(&sh, &products, "aarch64", &["--target", "aarch64-unknown-linux-gnu"], "aarch64-linux-gnu-strip")
+    fs::create_dir_all(products.join("dist"))?;
+    // side by side: most of the time of each is one thread's, the linker's
+    std::thread::scope(|scope| {
+        let aarch64 = scope.spawn(|| -> anyhow::Result<()> {
+            let sh = Shell::new()?;
+            let toolchain = Toolchain::of_debian(&sh, &products)?;
+            let _toolchain = toolchain.put_in_force(&sh);
+            // in a target directory of its own: in a common one each would wait for the other's lock
+            let own = products.join("aarch64");
+            let flags =
+                ["--target", AARCH64, "--target-dir", own.to_str().context("the target directory is no UTF-8")?];
+            build(&sh, &products, "aarch64", &flags, &own.join(AARCH64), "aarch64-linux-gnu-strip")
+        });
+        // beside what `cargo build --release` has made or will make, which is nearly all of it
+        let x86_64 = build(&Shell::new()?, &products, "x86_64", &[], &products, "strip");
+        aarch64.join().map_err(|_| anyhow!("the build for aarch64 panicked"))?.and(x86_64)
+    })
 }
 
-/// `target`: flags for one that is not this machine's own.
-fn build(sh: &Shell, products: &Path, architecture: &str, target: &[&str], strip: &str) -> anyhow::Result<()> {
+/// `flags`: cargo's, for a target that is not this machine's own; `built`: where it puts what it builds with them.
+fn build(
+    sh: &Shell,
+    products: &Path,
+    architecture: &str,
+    flags: &[&str],
+    built: &Path,
+    strip: &str,
+) -> anyhow::Result<()> {
     let start = Instant::now();
     let cargo = ["rustc", "--release", "--locked"];
-    cmd!(sh, "cargo {cargo...} {target...} --package freeboard-preload").run()?;
+    cmd!(sh, "cargo {cargo...} {flags...} --package freeboard-preload").run()?;
     // not the library, which is to use the application's own libc
     let program = ["--package", "freeboard-sidecar", "--bin", "freeboard", "--", "-C", "target-feature=+crt-static"];
-    cmd!(sh, "cargo {cargo...} {target...} {program...}").run()?;
+    cmd!(sh, "cargo {cargo...} {flags...} {program...}").run()?;
 
     let dist = products.join("dist").join(architecture);
     sh.create_dir(&dist)?;
-    let built = target.last().map_or_else(|| products.to_owned(), |target| products.join(target)).join("release");
     for file in ["freeboard", "libfreeboard.so"] {
         let to = dist.join(file);
-        cmd!(sh, "{strip} -o {to}").arg(built.join(file)).run()?;
+        cmd!(sh, "{strip} -o {to}").arg(built.join("release").join(file)).run()?;
         println!("{}: {} bytes", to.display(), to.metadata()?.len());
     }
     println!("{architecture}: {:.0} s", start.elapsed().as_secs_f64());

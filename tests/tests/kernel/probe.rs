@@ -14,13 +14,12 @@ const DISK: u64 = 30 * MIB;
 
 /// Runs a writer below a directory of the disk plainly and under the library, which may take `factor` times as long,
 /// and looks at what is there after both.
-fn both(test: &str, factor: f64, writer: impl Fn(&Path) -> Command, check: impl Fn(&Path)) {
-    let Some(lab) = Lab::shared(test) else { return };
-    let disk = SlowDisk::new(&lab, Filesystem::Ext4JournalsData, DISK);
+fn both(lab: &Lab, test: &str, factor: f64, writer: impl Fn(&Path) -> Command, check: impl Fn(&Path)) {
+    let disk = SlowDisk::new(lab, Filesystem::Ext4JournalsData, DISK);
     let dir: PathBuf = disk.dir().join("output");
     let runs = [writer(&dir), freeboard::under(&writer(&dir), None)].map(|mut command| {
         fs::create_dir(&dir).expect("cannot make a directory");
-        let run = measure(&lab, LIMIT, &mut command);
+        let run = measure(lab, LIMIT, &mut command);
         disk.settle();
         if run.status.success() {
             check(&dir);
@@ -38,6 +37,8 @@ fn both(test: &str, factor: f64, writer: impl Fn(&Path) -> Command, check: impl 
 
 #[test]
 fn one_large_file() {
+    let test = "ext4 with data=journal, dd";
+    let Some(lab) = Lab::shared(test) else { return };
     let source = programs::random_file_on_disk(250 * MIB);
     let writer = |dir: &Path| {
         let mut dd = Command::new("dd");
@@ -45,11 +46,13 @@ fn one_large_file() {
         dd.args(["bs=1M", "iflag=direct", "conv=fsync", "status=none"]);
         dd
     };
-    both("ext4 with data=journal, dd", 1.1, writer, |dir| truth::assert_same(&dir.join("copy"), &source));
+    both(&lab, test, 1.1, writer, |dir| truth::assert_same(&dir.join("copy"), &source));
 }
 
 #[test]
 fn a_static_program() {
+    let test = "ext4 with data=journal, a static program";
+    let Some(lab) = Lab::shared(test) else { return };
     let source = programs::random_file_on_disk(250 * MIB);
     let writer = |dir: &Path| {
         let mut dd = Command::new("busybox");
@@ -58,13 +61,14 @@ fn a_static_program() {
         truth::make_cold(&source);
         dd
     };
-    let test = "ext4 with data=journal, a static program";
-    both(test, 1.75, writer, |dir| truth::assert_same(&dir.join("copy"), &source));
+    both(&lab, test, 1.75, writer, |dir| truth::assert_same(&dir.join("copy"), &source));
 }
 
 /// Each of them is far from a window.
 #[test]
 fn sixteen_files_at_once() {
+    let test = "ext4 with data=journal, 16 files at once";
+    let Some(lab) = Lab::shared(test) else { return };
     let text = "
 import os, sys
 files = [os.open(f'{sys.argv[1]}/{n}', os.O_WRONLY | os.O_CREAT) for n in range(16)]
@@ -79,7 +83,7 @@ for file in files:
         python.args(["-c", text]).arg(dir);
         python
     };
-    both("ext4 with data=journal, 16 files at once", 1.1, writer, |dir| {
+    both(&lab, test, 1.1, writer, |dir| {
         for n in 0..16 {
             let length = fs::metadata(dir.join(n.to_string())).expect("a file is missing").len();
             assert_eq!(length, 60 * (256 << 10), "file {n}");
@@ -99,7 +103,7 @@ fn small_files() {
         tar.arg(&archive).arg(dir);
         tar
     };
-    both(test, 1.5, writer, |dir| {
+    both(&lab, test, 1.5, writer, |dir| {
         run("tar", &["--compare", "--file", &path_str(&archive), "--directory", &path_str(dir)]);
     });
 }

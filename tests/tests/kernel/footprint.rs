@@ -4,8 +4,9 @@ use freeboard_tests::MIB;
 use freeboard_tests::freeboard::{self, Sidecar};
 use freeboard_tests::lab::Lab;
 use std::fs;
+use std::io::PipeReader;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 /// A sum over the processes of the sidecar; there is one.
@@ -34,12 +35,12 @@ fn share(pid: u32) -> f64 {
     (busy(pid) - before).as_secs_f64() / span.as_secs_f64() * 100.0
 }
 
-/// A process that has written, and waits.
-fn client(sidecar: &Sidecar, file: &Path) -> Child {
+/// A process that has written, and waits until `end` says so.
+fn client(sidecar: &Sidecar, file: &Path, end: &PipeReader) -> Child {
     let mut command = Command::new("sh");
     command.args(["-c", "echo written > \"$0\"; read line"]).arg(file);
     sidecar.serves(&mut command);
-    command.stdin(Stdio::piped()).spawn().expect("cannot start a client")
+    command.stdin(end.try_clone().expect("cannot dup")).spawn().expect("cannot start a client")
 }
 
 /// It has mapped what the sidecar handed to it.
@@ -65,17 +66,19 @@ fn with_one_client_and_with_a_thousand() {
     // tmpfs is left alone, and so nobody would ask for a sidecar
     let disk = tempdir();
     let sidecar = Sidecar::start(&lab);
-    let mut clients = vec![client(&sidecar, &disk.join("0"))];
+    // one for all: a pipe for each could be more than a process may have
+    let (waiting, end) = std::io::pipe().expect("cannot make a pipe");
+    let mut clients = vec![client(&sidecar, &disk.join("0"), &waiting)];
     wait_until_served(&clients);
     std::thread::sleep(Duration::from_secs(2));
     let pid = sidecar.pid();
     let one = (resident_bytes(pid), share(pid));
-    clients.extend((1..1000).map(|number| client(&sidecar, &disk.join(number.to_string()))));
+    clients.extend((1..1000).map(|number| client(&sidecar, &disk.join(number.to_string()), &waiting)));
     wait_until_served(&clients);
     std::thread::sleep(Duration::from_secs(2));
     let thousand = (resident_bytes(pid), share(pid));
+    drop(end);
     for mut client in clients {
-        drop(client.stdin.take());
         client.wait().expect("cannot wait for a client");
     }
     fs::remove_dir_all(&disk).expect("cannot remove the clients' files");

@@ -33,7 +33,7 @@ fn boot(test: &str, kernel: Kernel, hierarchy: Hierarchy, cases: &[&str]) {
          mv {} source\nexec ./{} --ignored --nocapture --test-threads=1 --exact {}",
         source.file_name().expect("a file has a name").display(),
         program.file_name().expect("a program has a name").display(),
-        cases.iter().map(|case| format!("in_guest::{case}")).collect::<Vec<_>>().join(" "),
+        cases.iter().map(|case| format!("guest_v2::in_guest::{case}")).collect::<Vec<_>>().join(" "),
     );
     let guest = Guest {
         kernel,
@@ -47,7 +47,8 @@ fn boot(test: &str, kernel: Kernel, hierarchy: Hierarchy, cases: &[&str]) {
     match guest.run(&lab, &script) {
         Err(error) => lab::skip(test, &format!("{error:#}")),
         Ok(outcome) => {
-            println!("{}", outcome.console);
+            // indented: a harness's own lines stand at the beginning of a line, and these are another's
+            println!("{}", outcome.console.lines().map(|line| format!("    {line}\n")).collect::<String>());
             assert_eq!(outcome.exit_code, Some(0), "{test}: failed in the guest");
             // a case that is not there is no failure for the harness
             let all_passed = format!("test result: ok. {} passed", cases.len());
@@ -94,7 +95,7 @@ mod in_guest {
     const SOURCE: &str = "/in/source";
     /// Where `nfs-server` mounts its disk.
     const NFS_EXPORTED: &str = "/srv/nfs";
-    const NFS_MOUNT: [&str; 5] = ["sh", "-c", include_str!("../guest/nfs-server"), "nfs-server", "/dev/vdd"];
+    const NFS_MOUNT: [&str; 5] = ["sh", "-c", include_str!("../../guest/nfs-server"), "nfs-server", "/dev/vdd"];
 
     /// A directory on a disk of the guest, and what runs there.
     struct Bench {
