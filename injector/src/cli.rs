@@ -46,7 +46,8 @@ pub struct Cli {
     /// Serve containers without a memory limit, too
     #[arg(long)]
     pub without_limit: bool,
-    /// Inject importers of KubeVirt's CDI, too: pods with its labels, but for those labelled freeboard.dev/inject: disabled
+    /// Inject importers of KubeVirt's CDI, too, by the labels that it gives them; freeboard.dev/inject: disabled leaves
+    /// one out
     #[arg(long)]
     pub cdi: bool,
     /// Least weight of what is logged: error, warn, info or debug

@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_millis(500);
 /// Changes by others that are given way to before it is an error.
 const MOST_CONFLICTS: usize = 5;
 
-/// The first Kubernetes that has sidecars of its own: before it, an init container that stays keeps its pod from starting.
+/// The first Kubernetes with native sidecars: before it, an init container that stays keeps its pod from starting.
 const SIDECARS_SINCE: u32 = 29;
 
 /// What belongs to the injector in the cluster.

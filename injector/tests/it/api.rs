@@ -1,6 +1,6 @@
-//! A small API server: objects by their paths, with what the injector relies on in the real one. Names are unique, a write
-//! of an older version than the one that is there is a conflict, a merge patch is RFC 7386. It keeps a record of what it
-//! was asked.
+//! A small API server: objects by their paths, with what the injector relies on in the real one. Names are unique, a
+//! write of an older version than the one that is there is a conflict, a merge patch is RFC 7386. It keeps a record of
+//! what it was asked.
 
 use axum::Router;
 use axum::body::Bytes;

@@ -1,4 +1,5 @@
-//! Asks as an API server does: over TLS, by the service's name, trusting the bundle of the webhook's configuration alone.
+//! Asks as an API server does: over TLS, by the service's name, trusting the bundle of the webhook's configuration
+//! alone.
 
 use crate::{Time, names};
 use axum::body::Body;
