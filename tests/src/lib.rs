@@ -9,6 +9,7 @@
 //! | [`cgroup`] | a memory cgroup with a limit: runs programs in it and says what the kernel counted |
 //! | [`freeboard`] | the release build: a program under `freeboard run`, a sidecar of its own |
 //! | [`coverage`] | programs of every kind, and which of their bytes are seen |
+//! | [`curve`] | how a run went, second by second, beside a simulated one |
 //! | [`differential`] | random operations, which must give the same with and without the library |
 //! | [`elf`] | what the built files ask of a machine |
 //! | [`docker`] | a Docker engine of its own, with base images made here |
@@ -24,6 +25,7 @@
 pub mod cases;
 pub mod cgroup;
 pub mod coverage;
+pub mod curve;
 pub mod differential;
 pub mod docker;
 pub mod elf;

@@ -11,6 +11,7 @@ use crate::region::budget::Row;
 use freeboard_budget::cgroup::{Version, stat};
 use freeboard_budget::law::{self, COUNTER_LAG, Level, MIB, MIN_ALLOWED, Target};
 use freeboard_budget::layout::STALE_MS;
+use freeboard_tests::curve::{self, Curve, Moment};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -432,39 +433,48 @@ impl World {
         }
     }
 
+    /// Anonymous memory that came at once.
+    fn burst(&self, now: Duration) -> u64 {
+        let since = now.as_secs_f64() - 3.0;
+        let is_over = now > Duration::from_secs(6);
+        if is_over { 0 } else { (self.case.burst as f64 * (since / 0.1).clamp(0.0, 1.0)) as u64 }
+    }
+
+    /// One step of all, in a run of that length.
+    fn step(&mut self, end: Duration) {
+        self.now += STEP;
+        self.kernel.anon = self.case.anon + self.burst(self.now);
+        self.kernel.slab = (self.case.slab as f64 * (self.now.as_secs_f64() / 4.0).min(1.0)) as u64;
+        self.disk();
+        if self.now >= self.due && self.sidecar_is_up(end) {
+            if self.case.sidecar == Sidecar::Dies && self.now - self.last_look > Duration::from_secs(1) {
+                // the next one knows nothing yet
+                (self.speeds, self.last_look) = (Speeds::default(), self.now - STEP);
+            }
+            self.look_of_the_sidecar();
+        }
+        let turn = (self.now.as_nanos() / STEP.as_nanos()) as usize;
+        // one process starts after the other
+        let is_alone = self.case.sidecar == Sidecar::None;
+        let begun = if is_alone { self.case.writers.min(turn) } else { self.case.writers };
+        (0..begun).for_each(|index| self.write((index + turn) % begun));
+        self.past.push_back(self.kernel);
+        if self.past.len() > 1000 {
+            self.past.pop_front();
+        }
+    }
+
     fn run(mut self) -> Outcome {
         let end = Duration::from_secs(8);
         let case = self.case;
-        let burst = |now: Duration| {
-            let since = now.as_secs_f64() - 3.0;
-            if now > Duration::from_secs(6) { 0 } else { (case.burst as f64 * (since / 0.1).clamp(0.0, 1.0)) as u64 }
-        };
         // the kernel's lag, a call of each writer, and what arrives before a process asks for its flags again (5 ms)
         let step = (self.case.disk as f64 * STEP_S) as u64;
         let allowance = COUNTER_LAG * 2 + self.case.writers as u64 * self.case.call + step * 5 / 2;
         let mut outcome = Outcome { over: i64::MIN, throughput: 0.0, least_allowed: u64::MAX };
         let (mut may_be_unwritten, mut written_before) = (u64::MAX, 0);
-        let (mut turn, mut unmeasured) = (0, Duration::ZERO);
+        let mut unmeasured = Duration::ZERO;
         while self.now < end {
-            self.now += STEP;
-            self.kernel.anon = self.case.anon + burst(self.now);
-            self.kernel.slab = (self.case.slab as f64 * (self.now.as_secs_f64() / 4.0).min(1.0)) as u64;
-            self.disk();
-            if self.now >= self.due && self.sidecar_is_up(end) {
-                if self.case.sidecar == Sidecar::Dies && self.now - self.last_look > Duration::from_secs(1) {
-                    // the next one knows nothing yet
-                    (self.speeds, self.last_look) = (Speeds::default(), self.now - STEP);
-                }
-                self.look_of_the_sidecar();
-            }
-            turn += 1;
-            // one process starts after the other
-            let begun = if case.sidecar == Sidecar::None { case.writers.min(turn) } else { case.writers };
-            (0..begun).for_each(|index| self.write((index + turn) % begun));
-            self.past.push_back(self.kernel);
-            if self.past.len() > 1000 {
-                self.past.pop_front();
-            }
+            self.step(end);
             if self.now <= Duration::from_secs(2) {
                 written_before = self.written;
             }
@@ -476,7 +486,7 @@ impl World {
             let room = self.target.saturating_sub(anon + slab).max(if slab > 0 { tenth } else { 0 }).max(MIN_ALLOWED);
             may_be_unwritten = if may_be_unwritten == u64::MAX { room } else { may_be_unwritten };
             may_be_unwritten = room.max(may_be_unwritten.saturating_sub(step / 5 * 4));
-            let grown = anon - self.case.anon - burst(self.now.saturating_sub(ANSWER)).min(anon - self.case.anon);
+            let grown = anon - case.anon - self.burst(self.now.saturating_sub(ANSWER)).min(anon - case.anon);
             let most = self.target.max(anon + slab + may_be_unwritten) + allowance + grown;
             // before it was measured, a fast disk may fill the rest with what is clean, which the kernel takes back
             if !self.is_measured() {
@@ -614,4 +624,18 @@ fn reclaimable_slab_does_not_shrink_the_window() {
 fn calls_larger_than_a_window() {
     let cases = [MIB, 16 * MIB].into_iter().flat_map(|call| [1, 7].map(|writers| (call, writers)));
     check(cases.map(|(call, writers)| Case { limit: 1 << 30, call, writers, ..USUAL }));
+}
+
+#[test]
+fn the_run_that_a_real_one_is_held_against() {
+    let case = Case { disk: curve::DISK, limit: curve::LIMIT, call: curve::CALL, anon: curve::OWN, ..USUAL };
+    let (mut world, end) = (World::new(case), Duration::from_secs(30));
+    let mut moments = Vec::new();
+    let written = |world: &World| world.writers.iter().map(|writer| writer.owed() + writer.confirmed).sum::<u64>();
+    while written(&world) < curve::WRITTEN && world.now < end {
+        world.step(end);
+        let (usage, unwritten) = (world.kernel.usage(), world.kernel.unwritten());
+        moments.push(Moment { at: world.now, usage, unwritten });
+    }
+    Curve::of(&moments).assert_within(0.01, &curve::simulated());
 }
