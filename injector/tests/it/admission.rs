@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use freeboard_inject::object::{self, LABEL};
 use freeboard_inject::stream;
-use freeboard_injector::review::Rules;
+use freeboard_injector::review::{self, Rules};
 use serde_json::{Value, json};
 use std::fs;
 use std::time::{Duration, Instant};
@@ -266,6 +266,23 @@ async fn whatever_is_wrong_the_pod_is_let_through_with_a_warning() {
     assert_eq!(asked.count(r#"result="failed",reason="too-large""#).await, 1);
     // and goes on
     assert!(asked.ask_for(&review(pod())).await["patch"].is_string());
+}
+
+/// A review that is cut anywhere, or has any byte of it changed, whichever way it is then read.
+#[test]
+fn whatever_a_review_becomes_the_pod_is_let_through() {
+    let whole = review(pod()).to_string().into_bytes();
+    let rules = rules();
+    let is_let_through = |body: &[u8]| {
+        let answer: Value = serde_json::from_slice(&review::answer(body, &rules).body).unwrap();
+        answer["response"]["allowed"] == true && answer["response"]["uid"].is_string()
+    };
+    for place in 0..whole.len() {
+        assert!(is_let_through(&whole[..place]), "cut at {place}");
+        let mut changed = whole.clone();
+        changed[place] = b"\"{[9\0\xff"[place % 6];
+        assert!(is_let_through(&changed), "changed at {place}");
+    }
 }
 
 #[tokio::test]
