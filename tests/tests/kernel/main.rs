@@ -30,6 +30,7 @@ mod reload;
 mod seccomp;
 mod sidecar_lost;
 mod signals;
+mod simulator;
 mod static_programs;
 mod sweep;
 mod sweeper;
