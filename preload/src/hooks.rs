@@ -19,7 +19,7 @@ pub fn vectored_with(fd: c_int, offset: off_t, flags: c_int, call: impl Fn() -> 
     vectored_at(fd, if flags & libc::RWF_APPEND != 0 { -1 } else { offset }, call)
 }
 
-pub fn close_with(fd: c_int, call: impl FnOnce() -> c_int) -> c_int {
+pub fn close_with<T>(fd: c_int, call: impl FnOnce() -> T) -> T {
     reads::before_close(fd);
     let entry = descriptors::get(fd);
     if !entry.is_unknown() && process::is_ours() {
@@ -75,6 +75,14 @@ pub fn opened(fd: c_int) -> c_int {
         descriptors::forget(fd);
     }
     fd
+}
+
+/// The number may stand for another file by now, inside libc.
+pub fn replaced(fd: c_int) {
+    reads::forget(fd);
+    if !descriptors::get(fd).is_unknown() && process::is_ours() {
+        descriptors::close(fd);
+    }
 }
 
 pub fn fcntl_with(fd: c_int, command: c_int, call: impl FnOnce() -> c_int) -> c_int {
@@ -362,7 +370,7 @@ fn mapped(result: *mut c_void, bytes: size_t, protection: c_int, flags: c_int, f
 }
 
 /// In a child, at once: it must not use up what its parent's files were granted.
-fn forked(result: pid_t) -> pid_t {
+pub fn forked(result: pid_t) -> pid_t {
     if result == 0 {
         process::is_ours();
     }

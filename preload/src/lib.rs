@@ -10,6 +10,7 @@
 //! | module | job |
 //! | --- | --- |
 //! | [`hooks`], [`syscall`], [`vfork`] | the interposed symbols |
+//! | [`inside`] | those of which libc does the work by calls that no symbol reaches |
 //! | [`stdio`] | glibc's streams, which no symbol reaches |
 //! | [`real`], [`elf`] | the functions behind them, and how they are found |
 //! | [`descriptors`] | what each descriptor is |
@@ -53,6 +54,7 @@ mod flush;
 mod group;
 mod helper;
 pub mod hooks;
+pub mod inside;
 mod ledger;
 mod look;
 mod pace;
@@ -93,6 +95,7 @@ fn start() {
             syscall::resolve(object);
             queues::resolve(object);
             vfork::resolve(object);
+            inside::resolve(object);
             if !is_disabled {
                 stdio::change(object);
             }

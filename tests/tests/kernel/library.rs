@@ -55,7 +55,7 @@ fn it_exports_the_write_family_and_what_moves_descriptors() {
     for name in "write pwrite pwrite64 writev pwritev pwritev64 pwritev2 pwritev64v2 sendfile sendfile64 copy_file_range \
                  splice fallocate fallocate64 posix_fallocate posix_fallocate64 ftruncate ftruncate64 syscall close dup \
                  dup2 dup3 fcntl fcntl64 close_range closefrom lseek lseek64 open open64 openat openat64 _exit read pread pread64 \
-                 readv preadv preadv64 preadv2 preadv64v2"
+                 readv preadv preadv64 preadv2 preadv64v2 freopen freopen64 _Fork daemon forkpty login_tty"
         .split_whitespace()
     {
         assert!(exports.contains(name), "{name} is not interposed");
