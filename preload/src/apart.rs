@@ -8,10 +8,11 @@
 //!
 //! This is one of the modules that may say `unsafe`.
 
-use crate::process;
 use crate::sys::{self, raw};
+use crate::{process, vfork};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr};
+use libc::c_int;
 
 /// Somebody is at it.
 static BUSY: AtomicBool = AtomicBool::new(false);
@@ -70,7 +71,8 @@ pub fn run<A: FnOnce(&Apart) -> T, T>(act: A) -> Option<T> {
         return None;
     }
     let mut errand = Errand { act: Some(act), result: None };
-    let is_seen = !process::has_one_thread() || CROWDED.load(Relaxed);
+    // what libc says of threads says nothing of a process that shares the table
+    let is_seen = !process::has_one_thread() || vfork::may_share_memory() || CROWDED.load(Relaxed);
     let stack = if is_seen && !UNAVAILABLE.load(Relaxed) { stack() } else { core::ptr::null_mut() };
     if !stack.is_null() {
         TID.store(-1, Relaxed);
@@ -121,12 +123,12 @@ extern "C" fn on_its_thread<A: FnOnce(&Apart) -> T, T>() -> ! {
             errand.result = Some(act(&Apart(())));
         }
     }
-    exit()
+    exit(0)
 }
 
 /// Ends a thread that [`spawn`] has made.
-pub fn exit() -> ! {
-    raw!(libc::SYS_exit, 0);
+pub fn exit(status: c_int) -> ! {
+    raw!(libc::SYS_exit, status);
     loop {
         core::hint::spin_loop();
     }

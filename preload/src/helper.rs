@@ -38,6 +38,10 @@ const HANDOVER_MS: u64 = 50;
 /// Time after its last commit that a remote file stays open: opening it is a call to the server.
 const KEEP_REMOTE_NS: u64 = 100_000_000;
 
+/// A thread that has said that it ends has done so within this time, and is looked for so often.
+const ENDING_NS: u64 = 20_000_000;
+const ENDING_LOOK_NS: u64 = 1_000_000;
+
 /// Longest wait for it to leave.
 const DISMISS_MS: u32 = 2000;
 
@@ -101,6 +105,8 @@ static REFUSED: AtomicBool = AtomicBool::new(false);
 static LATE: AtomicBool = AtomicBool::new(false);
 /// It is to leave now, whatever it has.
 static DISMISSED: AtomicBool = AtomicBool::new(false);
+/// A thread of the application's is about to end, and may be the last.
+static IS_ENDING: AtomicBool = AtomicBool::new(false);
 static BELL: AtomicU32 = AtomicU32::new(0);
 /// The device whose commit or sync the helper is in; 0: none.
 static WAITS_FOR_DEV: AtomicU64 = AtomicU64::new(0);
@@ -116,7 +122,7 @@ pub fn reset() {
     TID.store(0, Relaxed);
     ALONE.store(0, Relaxed);
     WAITS_FOR_DEV.store(0, Relaxed);
-    for flag in [&LEAVING, &DISMISSED, &REFUSED, &LATE] {
+    for flag in [&LEAVING, &DISMISSED, &REFUSED, &LATE, &IS_ENDING] {
         flag.store(false, Relaxed);
     }
     for job in &TABLE {
@@ -155,6 +161,14 @@ pub fn dismiss() {
 /// What [`dismiss`] was for has been done.
 pub fn readmit() {
     ALONE.fetch_sub(1, SeqCst);
+}
+
+/// The calling thread ends by exit(2), which leaves the others alive: with the last of the application's, ours goes too.
+pub fn a_thread_ends() {
+    if TID.load(Acquire) != 0 {
+        IS_ENDING.store(true, Release);
+        ring();
+    }
 }
 
 /// Asks for a commit of a remote file that is open in the application: what `file.syncing` holds is credited when it is
@@ -358,10 +372,11 @@ extern "C" fn run() -> ! {
         // an old kernel: without a table of its own it must not open anything
         UNAVAILABLE.store(true, Relaxed);
         leave();
-        apart::exit();
+        apart::exit(0);
     }
     let mut busy_at = sys::now_ns();
     let mut looked_at = 0;
+    let (mut alive_at, mut ending_until) = (busy_at, 0);
     let mut sweeper = Sweeper::new();
     loop {
         let bell = BELL.load(Acquire);
@@ -387,13 +402,40 @@ extern "C" fn run() -> ! {
         if is_busy || sweeps_in.is_some() {
             busy_at = now;
         }
+        if IS_ENDING.swap(false, AcqRel) {
+            ending_until = now.saturating_add(ENDING_NS);
+        }
+        let is_ending = now < ending_until;
+        if is_ending || now.wrapping_sub(alive_at) >= IDLE_NS {
+            alive_at = now;
+            if let Some(status) = ended_with() {
+                apart::exit(status);
+            }
+        }
         if now.wrapping_sub(busy_at) > IDLE_NS || DISMISSED.load(Acquire) {
             leave();
             busy_at = now;
         }
-        let looks_in = if is_busy { LOOK_NS } else { IDLE_NS };
+        let looks_in = match () {
+            () if is_ending => ENDING_LOOK_NS,
+            () if is_busy => LOOK_NS,
+            () => IDLE_NS,
+        };
         wait(&BELL, bell, looks_in.min(sweeps_in.unwrap_or(IDLE_NS)));
     }
+}
+
+/// The status of a process of which every thread of the application's has ended: the kernel reports that of the last
+/// one, which is ours. The first one is kept for the parent to wait for, and counts with ours.
+fn ended_with() -> Option<c_int> {
+    let mut buffer = [0u8; 1024];
+    let text = sys::read_file(c"/proc/self/stat", &mut buffer)?;
+    // proc_pid_stat(5): behind the name in brackets the state, 17 words later the number of threads, 32 later the status
+    let mut words = text.rsplit(|&byte| byte == b')').next()?.trim_ascii().split(|&byte| byte == b' ');
+    let has_ended = words.next() == Some(b"Z") && matches!(words.nth(16), Some(b"1" | b"2"));
+    let status = words.nth(31).filter(|_| has_ended)?;
+    let status = status.iter().fold(0, |sum: c_int, &digit| sum.wrapping_mul(10).wrapping_add(c_int::from(digit & 15)));
+    Some(status >> 8)
 }
 
 /// Ends the thread. Jobs that come from here on start a new one; those that came before are refused.
@@ -417,7 +459,7 @@ fn leave() {
             job.state.store(FREE, Release);
         }
     }
-    apart::exit()
+    apart::exit(0)
 }
 
 /// Opens the files that were posted. For the helper's own thread.

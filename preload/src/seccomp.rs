@@ -136,7 +136,7 @@ fn is_filtered() -> bool {
 
 extern "C" fn read_filtered() -> ! {
     FILTERED.store(reads_filtered(), Relaxed);
-    apart::exit()
+    apart::exit(0)
 }
 
 /// What a dynamic program's loader does is all that is done here.
@@ -220,7 +220,7 @@ extern "C" fn try_calls() -> ! {
         unsafe { sys::call(number as isize, arguments) };
         AT.fetch_add(1, Relaxed);
     }
-    apart::exit()
+    apart::exit(0)
 }
 
 /// The application installs a filter by `call`, which is negative where that failed. What the filter allows is made for

@@ -297,7 +297,8 @@ impl Sweeper {
     fn look_at_kept(&mut self, before: u64, now: u64) -> Found {
         let gives_back = region::is_over_target() && now.wrapping_sub(self.given_back_at) > self.giving_back_ns;
         let unwritten = before.max(region::unwritten());
-        let mut found = Found { is_sent: unwritten >= region::allowed() / 4, gives_back, ..Found::default() };
+        let is_sent = unwritten >= region::allowed() / 4 || is_in_the_way();
+        let mut found = Found { is_sent, gives_back, ..Found::default() };
         for kept in self.kept.iter_mut().filter(|kept| kept.fd >= 0) {
             if found.look_at(kept.fd, kept.key, kept.dev) == Some(0) {
                 kept.close();
@@ -323,7 +324,7 @@ impl Sweeper {
             *found = Found::default();
             return;
         }
-        found.is_sent |= unwritten.is_none_or(|unwritten| unwritten >= region::allowed() / 4);
+        found.is_sent |= unwritten.is_none_or(|unwritten| unwritten >= region::allowed() / 4) || is_in_the_way();
         if self.passed == 0 {
             self.kept.iter_mut().for_each(|kept| kept.is_met = false);
         }
@@ -456,6 +457,11 @@ impl Found {
             TOTALS.dropped_bytes.fetch_add(dropped, Relaxed);
         }
     }
+}
+
+/// Calls that are held back wait for what was found, too.
+fn is_in_the_way() -> bool {
+    ledger::owed() > ledger::window()
 }
 
 /// Puts what was found on the ledger's account, in place of what was found before.

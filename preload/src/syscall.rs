@@ -6,7 +6,7 @@
 
 use crate::elf::Object;
 use crate::real::Next;
-use crate::{calls, hooks, queues, seccomp, sweep, sys};
+use crate::{calls, helper, hooks, queues, seccomp, sweep, sys};
 use core::ffi::{c_int, c_long, c_uint};
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
@@ -25,7 +25,7 @@ const DUP2: c_long = libc::SYS_dup2;
 #[cfg(not(target_arch = "x86_64"))]
 const DUP2: c_long = libc::SYS_dup3;
 
-const OURS: [c_long; 33] = [
+const OURS: [c_long; 34] = [
     libc::SYS_write,
     libc::SYS_pwrite64,
     libc::SYS_writev,
@@ -59,6 +59,7 @@ const OURS: [c_long; 33] = [
     libc::SYS_io_submit,
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
+    libc::SYS_exit,
 ];
 
 /// One bit a number.
@@ -205,6 +206,10 @@ unsafe extern "C" fn ours(nr: c_long, a: isize, b: isize, c: isize, d: isize, e:
                     sweep::queued();
                 }
                 ring
+            }
+            libc::SYS_exit => {
+                helper::a_thread_ends();
+                as_is()
             }
             // to submit nothing is to wait
             libc::SYS_io_uring_enter if b != 0 => {

@@ -6,12 +6,14 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <pty.h>
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -193,6 +195,82 @@ static void cloned_alone(void) { cloned_with(0); }
 static void cloned_with_files(void) { cloned_with(CLONE_FILES); }
 static void cloned_with_memory(void) { cloned_with(CLONE_VM); }
 static void cloned_with_all(void) { cloned_with(CLONE_VM | CLONE_FILES | CLONE_FS | CLONE_SIGHAND); }
+
+// Who shares the descriptor table gets the numbers that it expects.
+static long *strange_numbers;
+static int opens_again(void *_) {
+  (void)_;
+  int expected = open("/dev/null", O_RDONLY);
+  close(expected);
+  while (!strange_numbers[1]) {
+    int fd = open("/dev/null", O_RDONLY);
+    strange_numbers[0] += fd != expected;
+    close(fd);
+  }
+  _exit(0);
+}
+
+static void shares_numbers(void) {
+  static char stack[256 << 10] __attribute__((aligned(16)));
+  strange_numbers = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  int fd = create("file");
+  pid_t child = clone(opens_again, stack + sizeof stack, CLONE_FILES | SIGCHLD, NULL);
+  write_blocks(fd, BLOCKS);
+  strange_numbers[1] = 1;
+  wait_for(child);
+  check("file", BLOCKS);
+  printf("opens that got another number: %ld\n", strange_numbers[0]);
+}
+
+// libc puts a file in the place of a pipe by calls of its own.
+static void stream_reopened(void) {
+  int fds[2];
+  if (pipe(fds)) fail("pipe");
+  FILE *stream = fdopen(fds[1], "w");
+  fputs("to the pipe", stream);
+  stream = freopen("file", "w", stream);
+  if (!stream) fail("freopen");
+  write_blocks(fileno(stream), BLOCKS);
+  fclose(stream);
+  printf("pipe: %zd\n", read(fds[0], block, BLOCK));
+  check("file", BLOCKS);
+  next_number();
+}
+
+static void made_by_libc(void) {
+  int fd = create("file"), terminal;
+  fflush(stdout);
+  for (int way = 0; way < 3; way++) {
+    write_blocks(fd, 16);
+    pid_t child = way == 0 ? _Fork() : way == 1 ? forkpty(&terminal, NULL, NULL, NULL) : fork();
+    if (child == 0) {
+      // the one who detaches himself writes last, and tells by leaving a file
+      if (way == 2 && daemon(1, 0)) fail("daemon");
+      write_blocks(fd, 64);
+      if (way == 2) create("done");
+      _exit(0);
+    }
+    wait_for(child);
+  }
+  for (int n = 0; n < 10000 && access("done", F_OK); n++) usleep(1000);
+  check("file", 3 * 80);
+}
+
+// By exit(2), which ends one thread, while the library has one of its own.
+static void last_thread_exits(void) {
+  fflush(stdout);
+  pid_t child = fork();
+  if (child == 0) {
+    int fd = create("mapped");
+    if (ftruncate(fd, 4 << 20)) fail("ftruncate");
+    char *at = mmap(NULL, 4 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    memset(at, 1, 4 << 20);
+    write_blocks(create("file"), BLOCKS);
+    syscall(SYS_exit, 7);
+  }
+  wait_for(child);
+  check("file", BLOCKS);
+}
 
 static void daemon_that_closes(void) {
   int fds[2], fd = create("before");
@@ -405,6 +483,10 @@ static const struct {
     {"cloned_with_files", cloned_with_files},
     {"cloned_with_memory", cloned_with_memory},
     {"cloned_with_all", cloned_with_all},
+    {"shares_numbers", shares_numbers},
+    {"stream_reopened", stream_reopened},
+    {"made_by_libc", made_by_libc},
+    {"last_thread_exits", last_thread_exits},
     {"daemon_that_closes", daemon_that_closes},
     {"eight_descriptors", eight_descriptors},
     {"a_million_descriptors", a_million_descriptors},
