@@ -4,7 +4,7 @@
 use crate::Clock;
 use crate::certificates::{Pairs, Served};
 use crate::metrics::Metrics;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use freeboard_inject::Mode;
@@ -108,7 +108,8 @@ impl Cluster {
     /// # Errors
     /// The cluster is too old for what is to be put into pods.
     async fn check_version(&self) -> Result<()> {
-        let version = self.client.apiserver_version().await.context("the cluster does not say its version")?;
+        let version = self.client.apiserver_version().await;
+        let version = version.map_err(|error| failed("the cluster does not say its version", error))?;
         // some say 29+
         let minor = version.minor.trim_end_matches('+').parse::<u32>().unwrap_or(u32::MAX);
         let is_old = version.major == "1" && minor < SIDECARS_SINCE;
@@ -129,7 +130,7 @@ impl Cluster {
             self.serve(known);
             let name = &self.names.configuration;
             let configuration = configuration
-                .with_context(|| format!("MutatingWebhookConfiguration/{name} cannot be read; mend: apply deploy/"))?
+                .map_err(|error| failed(&format!("MutatingWebhookConfiguration/{name} cannot be read"), error))?
                 .with_context(|| format!("MutatingWebhookConfiguration/{name} is not there; mend: apply deploy/"))?;
             if self.publish(&configuration, &known.bundle()).await? {
                 return Ok(());
@@ -144,7 +145,7 @@ impl Cluster {
         let now_s = (self.clock)();
         let dns_name = self.names.dns_name();
         let there = self.secrets.get_opt(&self.names.secret).await;
-        let there = there.with_context(|| format!("{place} cannot be read; mend: apply deploy/"))?;
+        let there = there.map_err(|error| failed(&format!("{place} cannot be read"), error))?;
         let data = there.as_ref().and_then(|secret| secret.data.clone()).unwrap_or_default();
         let data: BTreeMap<_, _> = data.into_iter().map(|(name, ByteString(bytes))| (name, bytes)).collect();
         let (read, problems) = Pairs::from_data(&data, &dns_name, now_s);
@@ -170,7 +171,7 @@ impl Cluster {
         if is_conflict(&written) {
             return Ok(None);
         }
-        written.with_context(|| format!("{place} cannot be written; mend: apply deploy/"))?;
+        written.map_err(|error| failed(&format!("{place} cannot be written"), error))?;
         tracing::info!("{place}: a certificate for {dns_name} is made");
         Ok(Some(pairs))
     }
@@ -199,11 +200,19 @@ impl Cluster {
         if is_conflict(&written) {
             return Ok(false);
         }
-        written
-            .with_context(|| format!("MutatingWebhookConfiguration/{name} cannot be changed; mend: apply deploy/"))?;
+        written.map_err(|error| failed(&format!("MutatingWebhookConfiguration/{name} cannot be changed"), error))?;
         tracing::info!("MutatingWebhookConfiguration/{name}: the CA is put in");
         Ok(true)
     }
+}
+
+/// What the API server says, or what is in the way to it.
+fn failed(what: &str, error: kube::Error) -> anyhow::Error {
+    let why = match error {
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => format!("{:#}", anyhow!(other)),
+    };
+    anyhow!("{what}: {why}; mend: apply deploy/ where a right is missing, else see to the API server")
 }
 
 fn is_conflict<T>(written: &kube::Result<T>) -> bool {

@@ -1,6 +1,6 @@
 //! Starts the injector, and ends when it is asked to.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use freeboard_injector::cli::Cli;
 use freeboard_injector::{Parts, clock, run};
@@ -9,6 +9,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Two questions to the API server each time.
 const EVERY: Duration = Duration::from_secs(30);
@@ -19,12 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let flags = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_max_level(flags.log_level)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .init();
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(false);
+    // what the libraries have to say is said again, with its place
+    let own = Targets::new().with_target("freeboard_injector", flags.log_level);
+    tracing_subscriber::registry().with(lines).with(own).init();
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!("{}; mend: report it", panic.to_string().replace('\n', " "));
     }));
@@ -39,9 +41,10 @@ fn main() -> ExitCode {
 }
 
 async fn start(flags: Cli) -> Result<()> {
-    let mut config = kube::Config::infer().await.context(
-        "no cluster to be found; mend: run this in a pod with a service account, or set KUBECONFIG to a file",
-    )?;
+    let mut config = kube::Config::infer().await.map_err(|error| {
+        let mend = "run this in a pod with a service account, or set KUBECONFIG to a file";
+        anyhow!("no cluster to be found: {error}; mend: {mend}")
+    })?;
     config.connect_timeout = Some(PATIENCE);
     config.read_timeout = Some(PATIENCE);
     let names = flags.names(&config.default_namespace);
@@ -71,5 +74,5 @@ async fn start(flags: Cli) -> Result<()> {
 async fn listen(address: SocketAddr, flag: &str) -> Result<TcpListener> {
     TcpListener::bind(address)
         .await
-        .with_context(|| format!("{flag}: cannot listen on {address}; mend: name a free port of this machine"))
+        .map_err(|error| anyhow!("{flag}: cannot listen on {address}: {error}; mend: name a free port of this machine"))
 }
