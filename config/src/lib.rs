@@ -109,7 +109,8 @@ pub struct Processes {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Sweep {
     /// Patterns like [`Rule::path`], as the sidecar sees them, of files that are sent to the disk and taken out of the
-    /// page cache while a container is near its target. Each has a directory before its first wildcard.
+    /// page cache while a container is near its target, and behind their readers where a rule says so. Each has a
+    /// directory before its first wildcard.
     pub paths: Vec<String>,
 }
 

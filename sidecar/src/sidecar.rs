@@ -34,7 +34,7 @@ pub fn sidecar(flags: &Sidecar) -> Result<()> {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     let service = Arc::new(Service::start(&flags.region, &flags.socket, &workload, service::IDLE)?);
     // here alone: the launcher's command has the library, or the kernel tells of its writes
-    service.sweep(&workload.sweep.paths)?;
+    service.sweep(&workload)?;
     let metrics = flags.metrics.map(|address| metrics::Server::start(address, service.clone())).transpose()?;
     loop {
         match (requests.wait(file.as_ref().map(|_| LOOK))?, &mut file) {

@@ -124,12 +124,12 @@ impl Service {
         Ok(service)
     }
 
-    /// Sweeps these files from now on, and no others.
+    /// Sweeps the files that a workload file names from now on, and no others.
     ///
     /// # Errors
     /// No thread could be started.
-    pub fn sweep(&self, paths: &[String]) -> Result<()> {
-        self.sweep.lock().set_paths(paths, &self.state)
+    pub fn sweep(&self, workload: &Workload) -> Result<()> {
+        self.sweep.lock().set(workload, &self.state)
     }
 
     /// Takes a group in before any of its processes says hello. Returns its row.
@@ -163,7 +163,7 @@ impl Service {
             Ok(workload) => {
                 state.reload(&workload)?;
                 drop(state);
-                self.sweep(&workload.sweep.paths)
+                self.sweep(&workload)
             }
             Err(error) => {
                 state.refuse_config();

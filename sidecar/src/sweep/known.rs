@@ -2,6 +2,7 @@
 //! it was read again.
 
 use super::Pressure;
+use super::reads::Reads;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub struct Known {
     cooler_at: Duration,
     /// Of a file whose page cache cannot be seen: up to where it was dropped, and what was sent when.
     pub unseen: Unseen,
+    /// Of a file whose rule says that what is read of it goes.
+    pub reads: Option<Box<Reads>>,
 }
 
 /// The progress through a file whose page cache cannot be seen: each part is sent, given back, and given back again,
@@ -105,6 +108,7 @@ impl Known {
             quiet_until: Duration::ZERO,
             cooler_at: Duration::ZERO,
             unseen: Unseen::default(),
+            reads: None,
         }
     }
 

@@ -1,23 +1,26 @@
 //! The sweep: files on volumes that the sidecar mounts too are sent to the disk and taken out of the page cache while a
-//! container is near its target. For programs that load no library, and for log files that a collector has read.
+//! container is near its target. For programs that load no library, and for log files that a collector has read. What
+//! is read of them goes at any time, where a rule says `reads = "drop-behind"`.
 //!
 //! | module | job |
 //! | --- | --- |
 //! | [`walk`] | which files there are, an entry at a time, and no way out of the volume |
 //! | [`openers`] | which processes have them open: where they read, and which groups they are in |
 //! | [`plan`] | what of a file may go |
+//! | [`reads`] | what of it was read once, and lies behind its readers |
 //! | [`known`] | what the last looks told of a file, and how long it is left alone |
 //! | [`pages`] | a file's pages: counted, sent, given back |
 //! | [`sweeper`] | one pass: files are visited until its time is up |
 //!
 //! It has a thread of its own, which may hang on somebody's filesystem: the heartbeat does not wait for it. Where no
-//! path is configured there is none, and where no container is near its target it asks for that ten times a second, and
-//! looks now and then who has files open.
+//! path is configured there is none, and where no container is near its target it asks for that ten times a second,
+//! looks now and then who has files open, and walks now and then where there is such a rule.
 
 mod known;
 mod openers;
 mod pages;
 mod plan;
+mod reads;
 mod sweeper;
 mod walk;
 
@@ -26,8 +29,10 @@ use crate::say;
 use crate::service::now;
 use crate::service::state::State;
 use anyhow::{Context, Result};
+use freeboard_config::Workload;
 use openers::Openers;
 use parking_lot::Mutex;
+use reads::Rules;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::{retry_on_intr, write};
@@ -80,18 +85,20 @@ struct Counted {
 #[derive(Debug, Default)]
 pub struct Sweep {
     paths: Vec<String>,
+    rules: Rules,
     counted: Arc<Counted>,
     /// Readable once the thread is to end.
     stop: Option<Arc<OwnedFd>>,
 }
 
 impl Sweep {
-    /// Sweeps the files that match these patterns from now on, and no others.
+    /// Sweeps the files that a workload file names from now on, and no others.
     ///
     /// # Errors
     /// No thread could be started; nothing is swept then.
-    pub fn set_paths(&mut self, paths: &[String], state: &Arc<Mutex<State>>) -> Result<()> {
-        if self.paths == paths {
+    pub fn set(&mut self, workload: &Workload, state: &Arc<Mutex<State>>) -> Result<()> {
+        let (paths, rules) = (&workload.sweep.paths, Rules::of(workload));
+        if (&self.paths, &self.rules) == (paths, &rules) {
             return Ok(());
         }
         self.stop();
@@ -99,11 +106,12 @@ impl Sweep {
         if !paths.is_empty() {
             let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).context("cannot make an event descriptor")?);
             self.stop = Some(stop.clone());
-            let (patterns, counted, state) = (paths.to_vec(), self.counted.clone(), state.clone());
-            let thread = move || sweep(&patterns, counted, &state, &stop);
+            let (patterns, state) = (paths.clone(), state.clone());
+            let sweeper = Sweeper::new(paths, rules.clone(), self.counted.clone());
+            let thread = move || sweep(&patterns, sweeper, &state, &stop);
             // not waited for at the end: it may hang on somebody's filesystem
             Builder::new().name("sweep".into()).spawn(thread).context("cannot start a thread")?;
-            self.paths = paths.to_vec();
+            (self.paths, self.rules) = (paths.clone(), rules);
         }
         Ok(())
     }
@@ -139,9 +147,8 @@ fn is_told_to_end(stop: &OwnedFd, wait: Duration) -> bool {
     retry_on_intr(|| poll(&mut fds, Some(&wait))).is_err() || !fds[0].revents().is_empty()
 }
 
-fn sweep(patterns: &[String], counted: Arc<Counted>, state: &Mutex<State>, stop: &OwnedFd) {
+fn sweep(patterns: &[String], mut sweeper: Sweeper, state: &Mutex<State>, stop: &OwnedFd) {
     let mut openers = Openers::default();
-    let mut sweeper = Sweeper::new(patterns, counted);
     let mut pause = PASS;
     let mut taken_in = BTreeSet::new();
     let mut nobody_since = Some(now());
@@ -155,23 +162,16 @@ fn sweep(patterns: &[String], counted: Arc<Counted>, state: &Mutex<State>, stop:
         let pressure = state.lock().pressure();
         if pressure.is_some() {
             nobody_since = Some(started);
+        } else if nobody_since.is_some_and(|since| started.saturating_sub(since) > NOBODY) {
+            nobody_since = None;
+            say(&format!(
+                "[sweep]: nothing is swept for want of memory, for no process can be seen that has a file of {} open, and \
+                 none has said hello; mend: share the pid namespace with the container (shareProcessNamespace: true) and \
+                 run as its user",
+                patterns.join(", ")
+            ));
         }
-        match pressure {
-            None => {
-                if nobody_since.is_some_and(|since| started.saturating_sub(since) > NOBODY) {
-                    nobody_since = None;
-                    say(&format!(
-                        "[sweep]: nothing is swept, for no process can be seen that has a file of {} open, and none has said \
-                         hello; mend: share the pid namespace with the container (shareProcessNamespace: true) and run as its \
-                         user",
-                        patterns.join(", ")
-                    ));
-                }
-                sweeper.rest(started);
-            }
-            Some(Pressure::None) => sweeper.rest(started),
-            Some(pressure) => sweeper.pass(started, pressure, &openers, stop),
-        }
+        sweeper.pass(started, pressure.unwrap_or_default(), &openers, stop);
         let rest = if pressure == Some(Pressure::Over) { 2 } else { 10 };
         let [wall, busy] = [now().saturating_sub(started), processor_time().saturating_sub(busy)];
         pause = PASS.max(wall).max(busy * rest);

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Time between two looks: [`RARELY`] times as long as one kept a processor busy, within these.
 const OFTEN: Duration = Duration::from_secs(1);
 const AT_LEAST: Duration = Duration::from_secs(10);
-const RARELY: u32 = 300;
+pub const RARELY: u32 = 300;
 /// Descriptors that one look takes in, and of one process.
 const MOST_LOOKED_AT: usize = 20_000;
 const MOST_OF_ONE: usize = 5_000;
@@ -44,6 +44,8 @@ pub struct Openers {
     /// The process that the last look ended before, for it had seen enough: the next one begins there.
     first: u32,
     due: Duration,
+    /// When the last look began.
+    pub looked: Duration,
 }
 
 impl Openers {
@@ -84,6 +86,7 @@ impl Openers {
         for (id, open) in before.filter(|(_, open)| waiting.contains(&open.pid)).take(MOST_KEPT) {
             self.open.entry(id).or_default().push(open);
         }
+        self.looked = now;
         self.due = now + (processor_time().saturating_sub(busy) * RARELY).clamp(OFTEN, AT_LEAST);
         true
     }

@@ -41,6 +41,24 @@ pub fn may_go(end: u64, readers: &[u64], pressure: Pressure) -> Vec<Range<u64>> 
     ranges
 }
 
+/// The parts of these ranges that none of `kept` has; both are in order.
+pub fn without(ranges: Vec<Range<u64>>, kept: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut left = Vec::new();
+    for range in ranges {
+        let mut from = range.start;
+        for kept in kept.iter().filter(|kept| kept.start < range.end && kept.end > range.start) {
+            if kept.start > from {
+                left.push(from..kept.start);
+            }
+            from = kept.end;
+        }
+        if from < range.end {
+            left.push(from..range.end);
+        }
+    }
+    left
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +84,24 @@ mod tests {
             let got: Vec<_> =
                 may_go(end * MIB, &readers, pressure).iter().map(|it| (it.start / MIB, it.end / MIB)).collect();
             assert_eq!(got, want, "{end} {readers:?} {pressure:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_left_out() {
+        type Case<'a> = (&'a [(u64, u64)], &'a [(u64, u64)], &'a [(u64, u64)]);
+        let cases: [Case; 6] = [
+            (&[(0, 9)], &[], &[(0, 9)]),
+            (&[(0, 9)], &[(0, 9)], &[]),
+            (&[(0, 9)], &[(9, 12)], &[(0, 9)]),
+            (&[(2, 9)], &[(0, 3), (5, 6), (8, 12)], &[(3, 5), (6, 8)]),
+            (&[(0, 4), (6, 9)], &[(3, 7)], &[(0, 3), (7, 9)]),
+            (&[], &[(3, 7)], &[]),
+        ];
+        for (ranges, kept, want) in cases {
+            let [ranges, kept] = [ranges, kept].map(|all| all.iter().map(|&(from, to)| from..to).collect::<Vec<_>>());
+            let got: Vec<_> = without(ranges, &kept).iter().map(|range| (range.start, range.end)).collect();
+            assert_eq!(got, want);
         }
     }
 

@@ -1,14 +1,15 @@
 //! One pass: the files that were in use at the last one, then the walk, until the pass's time or work is used up.
 
 use super::known::{Known, SETTLE, Stamp};
-use super::openers::{Identity, Openers};
+use super::openers::{Identity, Openers, RARELY};
 use super::pages::{Pages, Piece};
+use super::reads::{Reads, Rules};
 use super::walk::{Found, Step, Volume, Walk, reach};
 use super::{Counted, PASS, Pressure, is_told_to_end, plan, processor_time};
 use crate::leases::Leases;
 use crate::service::now;
 use rustix::fd::OwnedFd;
-use rustix::fs::fstat;
+use rustix::fs::{Stat, fstat};
 use rustix::param::page_size;
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::HashMap;
@@ -39,7 +40,11 @@ const MOST_FORGOTTEN: usize = 1 << 16;
 const MOST_IN_USE: usize = 64;
 /// Longest rest after a walk that found nothing.
 const LONGEST_REST: Duration = Duration::from_secs(2);
-/// The walk's directories stay open for so long after the last pass.
+/// Time between two walks while no container is near its target, and [`RARELY`] times as long as it kept a processor busy.
+const UNHURRIED: Duration = Duration::from_secs(1);
+/// The clock that files' times are taken from stands still for up to so long.
+const COARSE: Duration = Duration::from_millis(10);
+/// The walk's directories stay open for so long after a container was near its target.
 const KEEP_PLACE: Duration = Duration::from_secs(10);
 /// A range that is partly unwritten is dropped only for so much: what cannot go has the kernel empty a list on every
 /// processor (`lru_add_drain_all`).
@@ -50,8 +55,13 @@ const WRITTEN_AFTER: Duration = Duration::from_secs(1);
 /// The sweep's state between passes.
 #[derive(Debug)]
 pub struct Sweeper {
+    rules: Rules,
     walk: Walk,
     walk_due: Duration,
+    unhurried_due: Duration,
+    /// When the walk that goes on began, and the last one that came to its end.
+    began: Option<Moment>,
+    walked: Option<Moment>,
     rest: Duration,
     /// The walk that goes on has found something to do.
     has_found: bool,
@@ -61,8 +71,15 @@ pub struct Sweeper {
     last_forgotten: Option<Duration>,
     /// Their paths, and where they lie.
     in_use: HashMap<Identity, (Vec<u8>, Volume)>,
-    last_pass: Duration,
+    last_pressed: Duration,
     counted: Arc<Counted>,
+}
+
+/// By the monotonic clock, and since 1970.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    now: Duration,
+    clock: Duration,
 }
 
 /// One pass.
@@ -88,34 +105,49 @@ impl Pass<'_> {
 
 impl Sweeper {
     /// Nothing is known yet.
-    pub fn new(patterns: &[String], counted: Arc<Counted>) -> Sweeper {
+    pub fn new(patterns: &[String], rules: Rules, counted: Arc<Counted>) -> Sweeper {
         Sweeper {
+            rules,
             walk: Walk::new(patterns),
             walk_due: Duration::ZERO,
+            unhurried_due: Duration::ZERO,
+            began: None,
+            walked: None,
             rest: PASS,
             has_found: false,
             known: HashMap::new(),
             forgotten: HashMap::new(),
             last_forgotten: None,
             in_use: HashMap::new(),
-            last_pass: Duration::ZERO,
+            last_pressed: Duration::ZERO,
             counted,
         }
     }
 
-    /// No container is near its target.
-    pub fn rest(&mut self, now: Duration) {
-        if now.saturating_sub(self.last_pass) > KEEP_PLACE {
-            self.walk.reset();
-            self.known.retain(|_, known| known.rest(now));
-            self.known.shrink_to_fit();
-            (self.forgotten, self.in_use) = Default::default();
+    /// No container is near its target: what matters only then is forgotten.
+    fn rest(&mut self, now: Duration) {
+        if now.saturating_sub(self.last_pressed) > KEEP_PLACE {
+            self.known.retain(|_, known| known.reads.is_some() || known.rest(now));
+            self.forgotten = HashMap::new();
+            if self.rules.are_none() {
+                self.walk.reset();
+                self.began = None;
+                self.known.shrink_to_fit();
+                self.in_use = HashMap::new();
+            }
         }
     }
 
-    /// Visits files, from a moment ago on (`at`).
+    /// Visits files, from a moment ago on (`at`); where there is no pressure, those that are read once.
     pub fn pass(&mut self, at: Duration, pressure: Pressure, openers: &Openers, stop: &OwnedFd) {
-        self.last_pass = at;
+        if pressure > Pressure::None {
+            self.last_pressed = at;
+        } else {
+            self.rest(at);
+            if self.rules.are_none() {
+                return;
+            }
+        }
         let mut pass = Pass {
             now: at,
             clock: Duration::try_from(clock_gettime(ClockId::Realtime)).unwrap_or_default(),
@@ -139,18 +171,25 @@ impl Sweeper {
                 self.visit(Found { place, stat, path, volume }, &mut pass);
             }
         }
-        if at < self.walk_due {
+        let due = if pressure > Pressure::None { self.walk_due } else { self.unhurried_due };
+        if at < due {
             return;
         }
         let busy = processor_time();
+        let mut rest = Duration::ZERO;
         for _ in 0..MOST_ENTRIES {
+            self.began.get_or_insert(Moment { now: at, clock: pass.clock });
             match self.walk.step() {
                 Step::File(found) => self.has_found |= self.visit(found, &mut pass),
                 Step::Other => {}
                 Step::End => {
+                    self.walked = self.began.take();
                     let found = std::mem::take(&mut self.has_found);
-                    self.rest = if found { PASS } else { (self.rest * 2).min(LONGEST_REST) };
-                    self.walk_due = at + self.rest;
+                    if pressure > Pressure::None {
+                        self.rest = if found { PASS } else { (self.rest * 2).min(LONGEST_REST) };
+                        self.walk_due = at + self.rest;
+                    }
+                    rest = UNHURRIED;
                     break;
                 }
             }
@@ -158,11 +197,16 @@ impl Sweeper {
                 break;
             }
         }
+        self.unhurried_due = at + rest.max(processor_time().saturating_sub(busy) * RARELY);
     }
 
     /// Returns whether there was something to do that was not done a moment ago.
     fn visit(&mut self, found: Found, pass: &mut Pass) -> bool {
         let id = Identity { dev: found.stat.st_dev, ino: found.stat.st_ino };
+        let is_read_once = self.rules.mean(&found.path);
+        if pass.pressure == Pressure::None && !is_read_once {
+            return false;
+        }
         let is_fresh = self.known.get(&id).is_some_and(|known| pass.now.saturating_sub(known.looked) < PASS / 2);
         // to open a file with a lease breaks it
         if is_fresh || found.stat.st_size <= 0 || !pass.leases.may_open(id.ino) {
@@ -178,6 +222,12 @@ impl Sweeper {
         let bytes = found.stat.st_size.cast_unsigned();
         let pieces = if found.volume.is_layered { None } else { pages.pieces(bytes).ok() };
         if pieces.as_ref().is_some_and(Vec::is_empty) {
+            if let Some(reads) = self.known.get_mut(&id).and_then(|known| known.reads.as_mut()) {
+                reads.look(&[], false, pass.now);
+            }
+            return false;
+        }
+        if pieces.is_none() && pass.pressure == Pressure::None {
             return false;
         }
         // what cannot be counted needs a second look
@@ -196,6 +246,10 @@ impl Sweeper {
             }
             None => (Known::new(stamp, pass.now, age), age < SETTLE, true),
         };
+        if let Some(pieces) = pieces.as_ref().filter(|_| is_read_once) {
+            let may_be_others = if is_new { !self.was_seen_uncached(&found.stat) } else { has_changed };
+            known.reads.get_or_insert_with(|| Box::new(Reads::new(pass.now))).look(pieces, may_be_others, pass.now);
+        }
         if self.known.len() >= MOST_KNOWN {
             self.forget(pass.now);
         }
@@ -203,6 +257,7 @@ impl Sweeper {
         let mut visit = Visit { pages, pass, known: &mut known, counted: &self.counted, bytes, has_changed };
         let readers = visit.pass.openers.readers(id);
         let is_in_use = match pieces {
+            Some(pieces) if visit.pass.pressure == Pressure::None => visit.behind_readers(&pieces, &readers),
             Some(pieces) => visit.seen(&pieces, &readers, at_once),
             None => visit.unseen(&readers),
         };
@@ -226,6 +281,14 @@ impl Sweeper {
                 self.last_forgotten = Some(now);
             }
         }
+    }
+
+    /// Whether the last walk met a file of which nothing is known, as it is now: then nothing of it was cached.
+    fn was_seen_uncached(&self, stat: &Stat) -> bool {
+        let changed =
+            Duration::new(u64::try_from(stat.st_ctime).unwrap_or(0), u32::try_from(stat.st_ctime_nsec).unwrap_or(0));
+        self.walked
+            .is_some_and(|walk| changed + COARSE < walk.clock && self.last_forgotten.is_none_or(|at| at < walk.now))
     }
 
     /// Whether there are more cached files than are remembered.
@@ -268,8 +331,8 @@ impl Visit<'_, '_> {
         self.counted.back_offs.fetch_add(1, Relaxed);
     }
 
-    /// Sends and drops what the page cache holds. Returns whether to come again soon.
-    fn seen(&mut self, pieces: &[Piece], readers: &[u64], at_once: bool) -> bool {
+    /// Leaves it alone for longer where what was dropped has been read again.
+    fn take_its_heat(&mut self) {
         let pages = &self.pages;
         let cached = |range: &Range<u64>| pages.stat(range).map_or(0, |stat| stat.cached);
         if self.known.was_touched(cached) {
@@ -277,6 +340,24 @@ impl Visit<'_, '_> {
         } else {
             self.known.cool(self.pass.now);
         }
+    }
+
+    /// Drops what was read once. Returns whether to come again soon.
+    fn behind_readers(&mut self, pieces: &[Piece], readers: &[u64]) -> bool {
+        self.take_its_heat();
+        let (end, _) = self.end();
+        let looked = self.pass.openers.looked;
+        let Some(reads) = self.known.reads.as_ref().filter(|_| !self.known.is_quiet(self.pass.now)) else {
+            return false;
+        };
+        let is_under_way = reads.are_under_way(looked, self.pass.now);
+        let ranges = reads.may_go(end, readers, looked, self.pass.now);
+        self.drop_or_back_off(pieces, &ranges) > 0 || is_under_way
+    }
+
+    /// Sends and drops what the page cache holds. Returns whether to come again soon.
+    fn seen(&mut self, pieces: &[Piece], readers: &[u64], at_once: bool) -> bool {
+        self.take_its_heat();
         let (end, is_growing) = self.end();
         // the last page of a file that grows is written to again
         let page = page_size() as u64;
@@ -286,12 +367,7 @@ impl Visit<'_, '_> {
         let mut dropped = 0;
         if !self.known.is_quiet(self.pass.now) {
             let ranges = plan::may_go(end.min(moving.unwrap_or(end)), readers, self.pass.pressure);
-            let (tried, pages) = self.drop_ranges(pieces, &ranges);
-            dropped = pages;
-            if tried > 0 && dropped == 0 {
-                // mapped, or locked in memory
-                self.back_off();
-            }
+            dropped = self.drop_or_back_off(pieces, &ranges);
         }
         let left: u64 = pieces.iter().map(|piece| piece.stat.cached).sum::<u64>().saturating_sub(dropped);
         let is_large = left * page_size() as u64 > MIB && !self.known.is_quiet(self.pass.now);
@@ -323,6 +399,16 @@ impl Visit<'_, '_> {
             pages += sent;
         }
         pages
+    }
+
+    /// Gives clean pages back, or leaves the file alone for longer where none would go: it is mapped, or locked in
+    /// memory. Returns how many went.
+    fn drop_or_back_off(&mut self, pieces: &[Piece], ranges: &[Range<u64>]) -> u64 {
+        let (tried, dropped) = self.drop_ranges(pieces, ranges);
+        if tried > 0 && dropped == 0 {
+            self.back_off();
+        }
+        dropped
     }
 
     /// Gives clean pages back; returns how many there were and how many went.
@@ -385,6 +471,11 @@ impl Visit<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::notify::cachestat;
+    use freeboard_config::Workload;
+    use rustix::fd::AsFd;
+    use rustix::fs::{Advice, fadvise};
+    use std::fs::{self, File};
 
     fn file(ino: u64) -> Identity {
         Identity { dev: 1, ino }
@@ -393,7 +484,7 @@ mod tests {
     #[test]
     fn what_is_hot_is_forgotten_last_and_what_was_forgotten_is_not_dropped_at_once() {
         let at = |seconds| Duration::from_secs(1000 + seconds);
-        let mut sweeper = Sweeper::new(&[], Arc::default());
+        let mut sweeper = Sweeper::new(&[], Rules::default(), Arc::default());
         let count = MOST_KNOWN as u64;
         for ino in 0..count {
             let mut known = Known::new(Stamp::default(), at(ino / 512), OLD);
@@ -419,7 +510,7 @@ mod tests {
 
     #[test]
     fn heat_outlasts_a_rest() {
-        let mut sweeper = Sweeper::new(&[], Arc::default());
+        let mut sweeper = Sweeper::new(&[], Rules::default(), Arc::default());
         let [cold, mut hot] = [(); 2].map(|()| Known::new(Stamp::default(), Duration::ZERO, OLD));
         hot.back_off(Duration::from_secs(10));
         sweeper.known.extend([(file(1), cold), (file(2), hot)]);
@@ -431,16 +522,64 @@ mod tests {
         assert!(sweeper.known.is_empty());
     }
 
+    /// By a clock of its own, and what the kernel says is cached.
+    #[test]
+    fn what_was_read_goes_without_pressure_and_what_was_there_or_written_stays() {
+        const BYTES: usize = 1 << 20;
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let write = |name: &str| {
+            fs::write(path(name), vec![1; BYTES]).unwrap();
+            File::open(path(name)).unwrap().sync_all().unwrap();
+        };
+        let cached = |name: &str| cachestat(File::open(path(name)).unwrap().as_fd()).unwrap().cached * 4096;
+        for name in ["read", "there", "excepted"] {
+            write(name);
+        }
+        fadvise(File::open(path("read")).unwrap(), 0, None, Advice::DontNeed).unwrap();
+        assert_eq!(cached("read"), 0);
+        let workload = format!(
+            "[[rule]]\npath = {:?}\nmode = \"auto\"\n[[rule]]\npath = {:?}\nreads = \"drop-behind\"\n[sweep]\npaths = [{:?}]",
+            path("excepted"),
+            path("*"),
+            path("**")
+        );
+        let workload = Workload::parse(&workload, "text").unwrap();
+        let mut sweeper = Sweeper::new(&workload.sweep.paths, Rules::of(&workload), Arc::default());
+        let stop = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        let mut openers = Openers::default();
+        let mut pass = |seconds| {
+            openers.looked = Duration::from_secs(seconds);
+            sweeper.pass(Duration::from_secs(seconds), Pressure::None, &openers, &stop);
+        };
+        std::thread::sleep(COARSE * 2);
+        pass(100);
+        fs::read(path("read")).unwrap();
+        write("written");
+        pass(200);
+        assert_eq!(cached("read"), BYTES as u64, "it may be read still");
+        pass(300);
+        assert_eq!(cached("read"), 0);
+        for name in ["there", "excepted", "written"] {
+            assert_eq!(cached(name), BYTES as u64, "{name}");
+        }
+        // somebody needs it again and again
+        fs::read(path("read")).unwrap();
+        pass(400);
+        assert_eq!(cached("read"), BYTES as u64);
+        assert_eq!(sweeper.counted.back_offs.load(Relaxed), 1);
+    }
+
     #[test]
     fn a_pass_ends_when_it_is_told_to() {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         for n in 0..100 {
-            std::fs::write(dir.path().join(n.to_string()), "x").unwrap();
+            fs::write(dir.path().join(n.to_string()), "x").unwrap();
         }
         let stop = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
         let visited = |word: u64| {
             rustix::io::write(&stop, &word.to_ne_bytes()).unwrap();
-            let mut sweeper = Sweeper::new(&[format!("{}/**", dir.path().display())], Arc::default());
+            let mut sweeper = Sweeper::new(&[format!("{}/**", dir.path().display())], Rules::default(), Arc::default());
             sweeper.pass(now(), Pressure::Near, &Openers::default(), &stop);
             sweeper.known.len()
         };

@@ -7,11 +7,13 @@ use freeboard_tests::freeboard::{self, Sidecar};
 use freeboard_tests::lab::{Lab, path_str, run};
 use freeboard_tests::slow_disk::{Filesystem, SlowDisk};
 use freeboard_tests::{MIB, programs, truth};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -49,7 +51,14 @@ impl<'lab> Volume<'lab> {
     }
 
     fn sidecar(&self, lab: &Lab) -> Sidecar {
-        let workload = format!("[sweep]\npaths = [{:?}]\n", path_str(&self.seen.join("**")));
+        self.sidecar_with(lab, "")
+    }
+
+    /// The same with a line of a rule for all that it sees.
+    fn sidecar_with(&self, lab: &Lab, rule: &str) -> Sidecar {
+        let all = path_str(&self.seen.join("**"));
+        let rule = if rule.is_empty() { String::new() } else { format!("[[rule]]\npath = {all:?}\n{rule}\n") };
+        let workload = format!("{rule}[sweep]\npaths = [{all:?}]\n");
         Sidecar::start_with(lab, Some(&freeboard::workload(lab.dir(), &workload)))
     }
 }
@@ -63,20 +72,38 @@ struct WorkingSet {
 struct Sample {
     at: Instant,
     working_set: u64,
+    anonymous: u64,
+    unwritten: u64,
     /// How long the sidecar's thread that sweeps has waited for a processor.
     starved: Duration,
+}
+
+impl Sample {
+    fn of(group: &Path, starved: Duration) -> Sample {
+        let read = |file: &str| fs::read(group.join(file)).expect("cannot read the group's files");
+        let usage = number(read("memory.usage_in_bytes").trim_ascii()).expect("usage is no number");
+        let stat = stat(&read("memory.stat"));
+        let inactive = stat.inactive_file.expect("memory.stat has no total_inactive_file");
+        Sample {
+            at: Instant::now(),
+            working_set: usage.saturating_sub(inactive),
+            anonymous: stat.anon.unwrap_or(0),
+            unwritten: stat.unwritten().unwrap_or(0),
+            starved,
+        }
+    }
 }
 
 impl WorkingSet {
     fn watch(group: &Group, sidecar: Option<&Sidecar>) -> WorkingSet {
         let (stop, dir) = (Arc::new(AtomicBool::new(false)), group.dir().to_owned());
         let is_ending = stop.clone();
-        let sweeper = sidecar.map(sweeper);
+        let sweeper = sidecar.map(|sidecar| sweeper(sidecar).expect("the sidecar has no thread named sweep"));
         let sampler = std::thread::spawn(move || {
             let mut samples = Vec::new();
             while !is_ending.load(Ordering::Relaxed) {
                 let starved = sweeper.as_deref().map_or(Duration::ZERO, starved);
-                samples.push(Sample { at: Instant::now(), working_set: working_set(&dir), starved });
+                samples.push(Sample::of(&dir, starved));
                 std::thread::sleep(Duration::from_millis(10));
             }
             samples
@@ -98,43 +125,51 @@ impl WorkingSet {
             samples[later - 1].starved = samples[later - 1].starved.max(starved);
         }
         let mut first = 0;
-        let (mut left_out, mut most) = (0, 0);
+        let (mut left_out, mut most) = (0, &samples[0]);
         for sample in &samples {
             while sample.at - samples[first].at > Duration::from_secs(1) {
                 first += 1;
             }
             if sample.starved - samples[first].starved > STARVED {
                 left_out += 1;
-            } else {
-                most = most.max(sample.working_set);
+            } else if sample.working_set > most.working_set {
+                most = sample;
             }
         }
-        println!("{what}: {left_out} of {} samples left out", samples.len());
+        println!(
+            "{what}: {left_out} of {} samples left out; most after {:.1} s, {} MiB, with {} MiB anonymous and {} MiB unwritten",
+            samples.len(),
+            (most.at - samples[0].at).as_secs_f64(),
+            most.working_set / MIB,
+            most.anonymous / MIB,
+            most.unwritten / MIB,
+        );
         let share = left_out as f64 / samples.len() as f64;
         assert!(share <= MOST_STARVED, "{what}: the machine kept the sweep waiting at {left_out} of {}", samples.len());
-        most
+        most.working_set
     }
 }
 
-/// Where the kernel says how long the sidecar's thread that sweeps has run and waited.
-fn sweeper(sidecar: &Sidecar) -> PathBuf {
+/// How often the sidecar's thread that sweeps has paused, as it does after each pass.
+fn passes(sidecar: &Sidecar) -> u64 {
+    let Some(schedstat) = sweeper(sidecar) else { return 0 };
+    let status = fs::read_to_string(schedstat.with_file_name("status")).expect("the sidecar's sweep is gone");
+    let pauses = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse().ok());
+    pauses.expect("status has no voluntary_ctxt_switches")
+}
+
+/// Where the kernel says how long the sidecar's thread that sweeps has run and waited, once there is one.
+fn sweeper(sidecar: &Sidecar) -> Option<PathBuf> {
     let threads = fs::read_dir(format!("/proc/{}/task", sidecar.pid())).expect("the sidecar is gone");
     let is_sweeper =
         |thread: &PathBuf| fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.trim() == "sweep");
     let thread = threads.flatten().map(|entry| entry.path()).find(is_sweeper);
-    thread.expect("the sidecar has no thread named sweep").join("schedstat")
+    Some(thread?.join("schedstat"))
 }
 
 fn starved(schedstat: &Path) -> Duration {
     let text = fs::read_to_string(schedstat).expect("the sidecar's sweep is gone");
     Duration::from_nanos(text.split(' ').nth(1).and_then(|ns| ns.parse().ok()).expect("schedstat has no second number"))
-}
-
-fn working_set(group: &Path) -> u64 {
-    let read = |file: &str| fs::read_to_string(group.join(file)).expect("cannot read the group's files");
-    let usage = number(read("memory.usage_in_bytes").trim().as_bytes()).expect("usage is no number");
-    let inactive = read("memory.stat").lines().find_map(|line| line.strip_prefix("total_inactive_file ")?.parse().ok());
-    usage.saturating_sub(inactive.expect("memory.stat has no total_inactive_file"))
 }
 
 fn anonymous(group: &Group) -> u64 {
@@ -316,4 +351,119 @@ fn what_is_hot_leased_or_elsewhere_is_left_alone() {
     // the machine may take some of it by itself
     assert!(truth::cached(&outside).bytes >= 2 * MIB, "what a link leads to was dropped");
     drop(sidecar);
+}
+
+/// Reads a file again and again while somebody can tell it to stop, and says how much it read, and how much of that came
+/// from the disk.
+fn read_in_a_loop(path: &Path, stop: &Receiver<()>) -> (u64, u64) {
+    let from_disk = || {
+        let io = fs::read_to_string("/proc/thread-self/io").expect("no /proc/thread-self/io");
+        count(&io.replace(": ", "="), "read_bytes") as u64
+    };
+    let (mut buffer, before) = (vec![0; MIB as usize], from_disk());
+    let (mut rounds, mut received) = (0, 0);
+    // so many that the few that find it dropped are few of all, however slow the machine is
+    while rounds < 200 || stop.recv_timeout(Duration::from_millis(20)) == Err(RecvTimeoutError::Timeout) {
+        rounds += 1;
+        let mut file = File::open(path).expect("cannot open");
+        loop {
+            let read = file.read(&mut buffer).expect("cannot read") as u64;
+            received += read;
+            if read == 0 {
+                break;
+            }
+        }
+    }
+    (received, from_disk() - before)
+}
+
+/// In a group where usage is far from its target.
+#[test]
+fn what_a_rule_says_is_read_once_goes_although_there_is_room() {
+    const BYTES: u64 = 300 * MIB;
+    const THERE: u64 = 16 * MIB;
+    /// 16 MiB behind the reader, a piece of the file that he is in, and what the kernel reads ahead.
+    const BEHIND: u64 = 64 * MIB;
+    const CACHED_MOST: u64 = BEHIND + 32 * MIB;
+    let test = "read once, with room";
+    let Some(lab) = Lab::shared(test) else { return };
+    let volume = Volume::new(&lab, Filesystem::Ext4);
+    let random = fs::read(programs::random_file_on_disk(THERE)).expect("cannot read random bytes");
+    let make = |name: &str, bytes: u64| {
+        let path = volume.dir.join(name);
+        let mut file = File::create(&path).expect("cannot make a file");
+        for part in (0..bytes).step_by(THERE as usize) {
+            file.write_all(&random[..THERE.min(bytes - part) as usize]).expect("cannot write");
+        }
+        truth::make_cold(&path);
+        path
+    };
+    let (once, hot, there) = (make("once", BYTES), make("hot", 4 * MIB), make("there", THERE));
+    fs::read(&there).expect("cannot read");
+    let roomy = || Group::new(&lab, 1000 * MIB);
+    let busybox = |script: &str| {
+        let mut command = Command::new("busybox");
+        command.args(["sh", "-c", script]);
+        command
+    };
+    let gone_round = |sidecar: &Sidecar| {
+        let before = passes(sidecar);
+        eventually("the sweep has gone round", || passes(sidecar) > before + 10);
+    };
+
+    let sidecar = volume.sidecar(&lab);
+    let read_at_once = |path: &Path| busybox(&format!("exec busybox cat {} > /dev/null", path_str(path)));
+    roomy().run(&mut read_at_once(&once)).assert_ok(test);
+    gone_round(&sidecar);
+    let kept = truth::cached(&once).bytes;
+    drop(sidecar);
+    truth::make_cold(&once);
+
+    let sidecar = volume.sidecar_with(&lab, "reads = \"drop-behind\"");
+    gone_round(&sidecar);
+    std::thread::scope(|scope| {
+        let (stop, stopped) = mpsc::channel();
+        let looped = scope.spawn(move || read_in_a_loop(&hot, &stopped));
+        let pipe = lab.dir().join("pipe");
+        run("mkfifo", &[&path_str(&pipe)]);
+        let group = roomy();
+        let cat = group.spawn(&mut busybox(&format!("exec busybox cat {} > {}", path_str(&once), path_str(&pipe))));
+        let mut output = File::open(&pipe).expect("cannot open the pipe");
+        // it reads on as soon as what lies behind it went, and no faster
+        let (mut piece, mut most) = (vec![0; 4 * MIB as usize], 0);
+        for at in (0..BYTES).step_by(piece.len()) {
+            output.read_exact(&mut piece).expect("cannot read the pipe");
+            let from = (at % THERE) as usize;
+            assert!(piece == random[from..from + piece.len()], "{test}: other content at {at}");
+            most = most.max(truth::cached(&once).bytes);
+            eventually("what lies behind the reader goes", || truth::cached(&once).bytes < BEHIND);
+        }
+        let cat = cat.wait();
+        cat.assert_never_at_the_limit(test);
+        group.run(&mut read_at_once(&there)).assert_ok(test);
+        eventually("the rest goes once nobody reads", || truth::cached(&once).bytes == 0);
+        drop(stop);
+        let (received, from_disk) = looped.join().expect("the loop ended early");
+        let left = truth::cached(&there).bytes;
+        println!(
+            "{test}: {:.1} s, page cache of the group at most {} MiB, of the file {} MiB (without the rule {} of {} MiB \
+             stay); what was there before: {} of {} MiB; read in a loop: {} MiB, {:.1} % of it from the disk",
+            cat.wall.as_secs_f64(),
+            cat.figures.peak_cache_bytes / MIB,
+            most / MIB,
+            kept / MIB,
+            BYTES / MIB,
+            left / MIB,
+            THERE / MIB,
+            received / MIB,
+            100.0 * from_disk as f64 / received as f64,
+        );
+        assert!(kept >= BYTES / 8 * 7, "without the rule {} MiB stay: this shows nothing", kept / MIB);
+        assert!(most <= CACHED_MOST, "{} MiB of it were cached", most / MIB);
+        let cache = cat.figures.peak_cache_bytes;
+        assert!(cache <= CACHED_MOST + 16 * MIB, "page cache of the group was up to {} MiB", cache / MIB);
+        // most of it: a machine that is short of memory takes some back itself
+        assert!(left >= THERE / 4 * 3, "of what was cached before {} MiB are left", left / MIB);
+        assert!(from_disk as f64 <= AMPLIFICATION * received as f64, "{from_disk} of {received} came from the disk");
+    });
 }
