@@ -175,9 +175,9 @@ impl State {
     pub fn pressure(&self) -> Option<Pressure> {
         let rows = self.containers.iter().flatten().filter_map(|container| container.observed());
         let pressure = rows.map(|Observed { last, .. }| {
-            // half of what page cache may take: what is dropped goes some looks later
+            // a quarter of what page cache may take: what is dropped goes some looks later
             let room = last.target.saturating_sub(last.other);
-            if last.usage > last.target || last.verdict.drop && last.usage > last.target - room / 2 {
+            if last.usage > last.target || last.verdict.drop && last.usage > last.target - room / 4 {
                 Pressure::Over
             } else if last.verdict.drop {
                 Pressure::Near

@@ -1,8 +1,8 @@
 //! What the last looks told of a file: whether it grows, what was dropped of it, and how long it is left alone because
 //! it was read again.
 
-use super::Pressure;
 use super::reads::Reads;
+use super::{Pressure, plan};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ const TAIL: u64 = 16 << 20;
 pub const SETTLE: Duration = Duration::from_secs(2);
 /// How long a file is left alone at first; twice as long each time that it is read again.
 const QUIET: Duration = Duration::from_secs(1);
+/// How long nothing is dropped before a reader who came to what had been dropped before him.
+const SPARED: Duration = Duration::from_secs(1);
 /// A file is left alone for [`QUIET`] x 2^9 at most, and 16 MiB x 2^9 of its end are kept.
 const HOTTEST: u32 = 9;
 /// Ranges that are remembered as dropped.
@@ -44,6 +46,9 @@ pub struct Known {
     runs: Vec<Run>,
     /// The highest piece that is cached, and how many pages of it: where somebody reads who is not seen.
     front: Option<(u64, u64)>,
+    /// Where readers were seen at the last look.
+    readers: Vec<u64>,
+    spared_until: Duration,
     heat: u32,
     quiet_until: Duration,
     cooler_at: Duration,
@@ -104,6 +109,8 @@ impl Known {
             changed: (age < SETTLE).then(|| now.saturating_sub(age)),
             runs: Vec::new(),
             front: None,
+            readers: Vec::new(),
+            spared_until: Duration::ZERO,
             heat: 0,
             quiet_until: Duration::ZERO,
             cooler_at: Duration::ZERO,
@@ -152,6 +159,36 @@ impl Known {
             run.left_pages = pages;
         }
         touched
+    }
+
+    /// Takes note of where readers are. What one of them comes to is his to read: had it been dropped, it is so no more,
+    /// and for a while nothing else is dropped before a reader.
+    pub fn meet(&mut self, readers: &[u64], now: Duration) {
+        let mut readers = readers.to_vec();
+        readers.sort_unstable();
+        // nobody says who is who: none has overtaken another
+        let ways = readers.iter().enumerate().map(|(index, &reader)| {
+            let from = self.readers.get(index).copied().unwrap_or(reader).min(reader);
+            plan::around(from).start..plan::around(reader).end
+        });
+        let ways: Vec<_> = ways.collect();
+        self.readers = readers;
+        for way in ways {
+            for run in std::mem::take(&mut self.runs) {
+                let left = plan::without(vec![run.range.clone()], std::slice::from_ref(&way));
+                if left == [run.range.clone()] {
+                    self.runs.push(run);
+                    continue;
+                }
+                self.spared_until = now + SPARED;
+                self.runs.extend(left.into_iter().map(|range| Run { range, left_pages: u64::MAX }));
+            }
+        }
+    }
+
+    /// Whether nothing before a reader is dropped.
+    pub fn is_spared(&self, now: Duration) -> bool {
+        now < self.spared_until
     }
 
     /// Notes that a range was dropped.
@@ -319,5 +356,32 @@ mod tests {
         assert_eq!(file.moving_front(Some((16, 5))), Some(16));
         assert_eq!(file.moving_front(Some((16, 5))), None);
         assert_eq!(file.moving_front(None), None);
+    }
+
+    #[test]
+    fn what_a_reader_comes_to_is_his() {
+        const MIB: u64 = 1 << 20;
+        let ranges =
+            |file: &Known| file.runs.iter().map(|run| (run.range.start / MIB, run.range.end / MIB)).collect::<Vec<_>>();
+        let mut file = known(SECOND * 9);
+        let meet = |file: &mut Known, readers: &[u64], second| {
+            file.meet(&readers.iter().map(|reader| reader * MIB).collect::<Vec<_>>(), SECOND * second);
+            file.is_spared(SECOND * second)
+        };
+        // one has stopped at 100, and another follows closely
+        assert!(!meet(&mut file, &[300, 100], 100));
+        for range in [0..84, 116..284] {
+            file.dropped(range.start * MIB..range.end * MIB);
+        }
+        assert!(!meet(&mut file, &[310, 100], 101));
+        assert_eq!(ranges(&file), [(0, 84), (116, 284)]);
+        // he goes on: what was dropped before him he reads again
+        assert!(meet(&mut file, &[320, 110], 102));
+        assert_eq!(ranges(&file), [(0, 84), (126, 284)]);
+        assert!(!meet(&mut file, &[330, 110], 104), "he has stopped again");
+        // and has caught up before somebody looks
+        assert!(meet(&mut file, &[340, 340], 105));
+        assert_eq!(ranges(&file), [(0, 84)]);
+        assert!(!file.was_touched(|_| 0) && file.was_touched(|_| 1), "somebody else reads what lies behind them");
     }
 }

@@ -18,6 +18,11 @@ fn up(offset: u64) -> u64 {
     offset.checked_next_multiple_of(FOLIO).unwrap_or(u64::MAX)
 }
 
+/// What is kept for a reader.
+pub fn around(reader: u64) -> Range<u64> {
+    down(reader.saturating_sub(AROUND_READER))..up(reader.saturating_add(AROUND_READER))
+}
+
 /// The ranges of `0..end` that no reader is near. As long as usage is not over its target, nothing that lies before a
 /// reader goes either: he has not read it yet.
 pub fn may_go(end: u64, readers: &[u64], pressure: Pressure) -> Vec<Range<u64>> {
@@ -26,7 +31,7 @@ pub fn may_go(end: u64, readers: &[u64], pressure: Pressure) -> Vec<Range<u64>> 
     let mut ranges = Vec::new();
     let mut from = 0;
     for reader in readers {
-        let kept = down(reader.saturating_sub(AROUND_READER))..up(reader.saturating_add(AROUND_READER));
+        let kept = around(reader);
         if kept.start.min(end) > from {
             ranges.push(from..kept.start.min(end));
         }

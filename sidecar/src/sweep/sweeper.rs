@@ -332,7 +332,8 @@ impl Visit<'_, '_> {
     }
 
     /// Leaves it alone for longer where what was dropped has been read again.
-    fn take_its_heat(&mut self) {
+    fn take_its_heat(&mut self, readers: &[u64]) {
+        self.known.meet(readers, self.pass.now);
         let pages = &self.pages;
         let cached = |range: &Range<u64>| pages.stat(range).map_or(0, |stat| stat.cached);
         if self.known.was_touched(cached) {
@@ -344,7 +345,7 @@ impl Visit<'_, '_> {
 
     /// Drops what was read once. Returns whether to come again soon.
     fn behind_readers(&mut self, pieces: &[Piece], readers: &[u64]) -> bool {
-        self.take_its_heat();
+        self.take_its_heat(readers);
         let (end, _) = self.end();
         let looked = self.pass.openers.looked;
         let Some(reads) = self.known.reads.as_ref().filter(|_| !self.known.is_quiet(self.pass.now)) else {
@@ -357,7 +358,7 @@ impl Visit<'_, '_> {
 
     /// Sends and drops what the page cache holds. Returns whether to come again soon.
     fn seen(&mut self, pieces: &[Piece], readers: &[u64], at_once: bool) -> bool {
-        self.take_its_heat();
+        self.take_its_heat(readers);
         let (end, is_growing) = self.end();
         // the last page of a file that grows is written to again
         let page = page_size() as u64;
@@ -366,7 +367,8 @@ impl Visit<'_, '_> {
         let moving = self.known.moving_front(front).filter(|_| !is_growing && !at_once);
         let mut dropped = 0;
         if !self.known.is_quiet(self.pass.now) {
-            let ranges = plan::may_go(end.min(moving.unwrap_or(end)), readers, self.pass.pressure);
+            let pressure = if self.known.is_spared(self.pass.now) { Pressure::Near } else { self.pass.pressure };
+            let ranges = plan::may_go(end.min(moving.unwrap_or(end)), readers, pressure);
             dropped = self.drop_or_back_off(pieces, &ranges);
         }
         let left: u64 = pieces.iter().map(|piece| piece.stat.cached).sum::<u64>().saturating_sub(dropped);

@@ -262,9 +262,10 @@ fn a_jvm_that_logs_while_collectors_read() {
             path_str(&go)
         );
         // what two have read the kernel takes for worth keeping, and it counts as working set
-        let collectors = [(); 2].map(|()| {
+        let collectors = [None, Some(400 * MIB)].map(|pause_after: Option<u64>| {
             let mut collector = python();
             collector.arg(programs::programs_dir().join("collect.py")).arg(&log);
+            collector.args(pause_after.map(|bytes| bytes.to_string()));
             collector.stdout(Stdio::piped()).spawn().expect("cannot start a collector")
         });
         let service = serve(&lab, swept, &go, Command::new("sh").args(["-c", &java]), what);
