@@ -242,3 +242,25 @@ fn a_disk_that_makes_no_progress_holds_no_more_than_a_window_at_a_time() {
     assert!(run.wall > Duration::from_millis(900), "{test}: nothing was held: this shows nothing");
     assert!(run.wall < Duration::from_secs(8), "{test}: {:?}", run.wall);
 }
+
+/// A program that has begun a copy by the kernel would forget what was copied, or give up, if a later call were refused.
+#[test]
+fn a_copy_is_refused_at_its_beginning_or_not_at_all() {
+    let test = "copies of files that grow";
+    let Some(lab) = Lab::shared(test) else { return };
+    let program = path_str(&programs::static_program(&lab, "grown"));
+    let dir = programs::data_dir().join(format!("grown-{}", std::process::id()));
+    fs::create_dir(&dir).expect("cannot make a directory");
+    let run = measure(&lab, LIMIT, &mut run_with(&["--quiet"], Command::new(program).arg(&dir)));
+    fs::remove_dir_all(&dir).expect("cannot remove a directory");
+    println!("{test}: {}", run.output);
+    run.assert_ok(test);
+    // so the program was under the notifier
+    let refused = [("copy_file_range", libc::EXDEV), ("sendfile", libc::EINVAL)];
+    for (call, errno) in refused {
+        let why = std::io::Error::from_raw_os_error(errno).to_string();
+        let why = why.split(" (").next().unwrap_or_default();
+        let lines = run.output.lines().filter(|line| line.starts_with(call) && line.ends_with(why));
+        assert_eq!(lines.count(), 4, "{}", run.output);
+    }
+}

@@ -1,7 +1,9 @@
 //! One call that the kernel tells of: by whom, onto which descriptor, how many bytes.
 
-use super::{file, sys};
+use super::file::{self, Identity};
+use super::sys;
 use libc::seccomp_notif;
+use rustix::fs::FileType;
 
 /// Calls with fewer bytes are not told of: each that is costs its program 5 µs, a filter alone 0.06.
 pub const GATE_BYTES: u64 = 4096;
@@ -20,7 +22,36 @@ pub enum Kind {
     Copy {
         /// Its "not so, but by reading and writing".
         refusal: i32,
+        /// `None`: no file, or one that cannot be looked at.
+        source: Option<Source>,
     },
+}
+
+/// What a copy reads from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Source {
+    /// The file.
+    pub file: Identity,
+    /// Where in it the call begins, if that can be known.
+    pub at: Option<u64>,
+    /// What it can find there: programs ask for more than there is.
+    pub left_bytes: u64,
+}
+
+impl Source {
+    /// `offset`: where in the program's memory the offset lies; 0: the call begins where the descriptor stands.
+    fn find(thread: u32, fd: i32, offset: u64) -> Option<Source> {
+        let file = Identity::find(thread, fd).ok()?;
+        let at = match offset {
+            0 => file::info(thread, fd, "pos:").and_then(|text| text.parse().ok()),
+            _ => sys::word(thread, offset),
+        };
+        let stat = rustix::fs::stat(file::place(thread, fd)).ok()?;
+        // a device has no size
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        let left_bytes = if is_file { (stat.st_size as u64).saturating_sub(at.unwrap_or(0)) } else { u64::MAX };
+        Some(Source { file, at, left_bytes })
+    }
 }
 
 /// A call that waits for its answer.
@@ -49,15 +80,13 @@ impl Call {
             bytes,
             kind,
         };
+        let copy = |refusal, fd, from: u64, offset, bytes: u64| {
+            let source = Source::find(told.pid, from as i32, offset);
+            plain(Kind::Copy { refusal, source }, fd, source.map_or(bytes, |source| bytes.min(source.left_bytes)))
+        };
         match told.data.nr.into() {
-            libc::SYS_sendfile => {
-                let bytes = args[3].min(left_to_read(told.pid, args[1] as i32));
-                plain(Kind::Copy { refusal: libc::EINVAL }, args[0], bytes)
-            }
-            libc::SYS_copy_file_range => {
-                let bytes = args[4].min(left_to_read(told.pid, args[0] as i32));
-                plain(Kind::Copy { refusal: libc::EXDEV }, args[2], bytes)
-            }
+            libc::SYS_sendfile => copy(libc::EINVAL, args[0], args[1], args[2], args[3]),
+            libc::SYS_copy_file_range => copy(libc::EXDEV, args[2], args[0], args[1], args[4]),
             // from a pipe, and never more than is in it
             libc::SYS_splice => plain(Kind::Write, args[2], args[4].min(LARGEST_COPY_BYTES)),
             libc::SYS_writev | libc::SYS_pwritev | libc::SYS_pwritev2 => {
@@ -66,12 +95,4 @@ impl Call {
             _ => plain(Kind::Write, args[0], args[2]),
         }
     }
-}
-
-/// How much a copy can find in its source, from where the source's descriptor stands: programs ask for more than there
-/// is. Where the call names another place to read from, this says too little or too much.
-fn left_to_read(thread: u32, fd: i32) -> u64 {
-    let size = rustix::fs::stat(file::place(thread, fd)).map_or(u64::MAX, |stat| stat.st_size as u64);
-    let at = file::info(thread, fd, "pos:").and_then(|text| text.parse().ok()).unwrap_or(0);
-    size.saturating_sub(at)
 }

@@ -52,10 +52,12 @@ pub fn place(thread: u32, fd: i32) -> String {
 }
 
 /// What tells one file from another.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Identity {
-    dev: u64,
-    ino: u64,
+    /// `st_dev`.
+    pub dev: u64,
+    /// `st_ino`.
+    pub ino: u64,
 }
 
 impl Identity {
@@ -258,6 +260,12 @@ fn drop_cache(file: &OwnedFd) {
 pub fn info(thread: u32, fd: i32, key: &str) -> Option<String> {
     let text = std::fs::read_to_string(format!("/proc/{thread}/fdinfo/{fd}")).ok()?;
     text.lines().find_map(|line| Some(line.strip_prefix(key)?.trim().to_owned()))
+}
+
+/// The process that a thread belongs to.
+pub fn process_of(thread: u32) -> Option<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
 }
 
 /// O_DIRECT, O_SYNC or O_DSYNC. What cannot be read is not so.

@@ -7,6 +7,7 @@
 //! | [`filter`] | which calls are told of |
 //! | [`call`] | what one of them says |
 //! | [`pacer`] | whether it goes or waits |
+//! | [`copies`] | which of the kernel's own copies may be refused |
 //! | [`file`] | a file's pages: sent, counted, given back |
 //! | [`programs`] | whose calls are somebody else's affair |
 //! | [`sys`] | system calls |
@@ -16,6 +17,7 @@
 //! program when the launcher has said that the standby process holds the listener too.
 
 mod call;
+mod copies;
 mod file;
 mod filter;
 mod pacer;

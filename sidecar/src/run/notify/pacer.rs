@@ -4,6 +4,7 @@
 //! it brings the calls, the time and the law's word, and takes the answers.
 
 use super::call::{Call, Kind, LARGEST_COPY_BYTES};
+use super::copies::Copies;
 use super::file::{self, File, Identity};
 use super::programs::Programs;
 use super::sys::Answer;
@@ -74,6 +75,7 @@ pub struct Pacer {
     rules: Vec<(String, Mode)>,
     max_stall: Duration,
     programs: Programs,
+    copies: Copies,
     files: Vec<Known>,
     /// Owed to files that are looked at no more.
     elsewhere_bytes: u64,
@@ -101,6 +103,7 @@ impl Pacer {
             rules: workload.rules.iter().filter_map(rule).collect(),
             max_stall: workload.writes.max_stall,
             programs,
+            copies: Copies::new(),
             files: Vec::new(),
             elsewhere_bytes: 0,
             elsewhere_forgiven_bytes: 0,
@@ -130,6 +133,17 @@ impl Pacer {
 
     /// Takes a call that lies in `place`. Returns its answer, if that is known already.
     pub fn meet(&mut self, place: usize, call: Call, now: Duration) -> Option<Answer> {
+        let answer = self.decide(place, call, now);
+        if let Kind::Copy { source: Some(source), .. } = call.kind
+            && !matches!(answer, Some(Answer::Fail(_)))
+            && let Ok(target) = Identity::find(call.thread, call.fd)
+        {
+            self.copies.let_go(&source, target, call.thread, call.fd);
+        }
+        answer
+    }
+
+    fn decide(&mut self, place: usize, call: Call, now: Duration) -> Option<Answer> {
         let index = match self.find(&call, now) {
             Ok(index) => index,
             Err(None) => return Some(Answer::Go),
@@ -138,9 +152,10 @@ impl Pacer {
                 return Some(Answer::Go);
             }
         };
-        if let Kind::Copy { refusal } = call.kind
+        if let Kind::Copy { refusal, source: Some(source) } = call.kind
             && call.bytes >= LARGEST_COPY_BYTES
             && self.is_paced(index)
+            && self.copies.is_first(&source, self.files[index].identity)
         {
             return Some(Answer::Fail(refusal));
         }

@@ -172,6 +172,16 @@ fn close_all_but(keep: [BorrowedFd; 2]) {
     let _ = close_range(high + 1, u32::MAX);
 }
 
+/// A word of a program's memory, if it can be read.
+pub fn word(thread: u32, address: u64) -> Option<u64> {
+    let mut word = 0u64;
+    let local = libc::iovec { iov_base: (&raw mut word).cast(), iov_len: size_of::<u64>() };
+    let remote = libc::iovec { iov_base: ptr::without_provenance_mut(address as usize), iov_len: size_of::<u64>() };
+    // SAFETY: the kernel writes at most the word, and touches no other memory of this process.
+    let read = unsafe { libc::process_vm_readv(thread as libc::pid_t, &raw const local, 1, &raw const remote, 1, 0) };
+    (usize::try_from(read) == Ok(size_of::<u64>())).then_some(word)
+}
+
 /// The sum of the lengths in a program's vector; 0 where its memory cannot be read.
 pub fn vector_bytes(thread: u32, address: u64, count: u64) -> u64 {
     /// IOV_MAX: the kernel takes no more.
