@@ -59,7 +59,7 @@ mod tests {
         let mut copies = Copies::new();
         assert!(copies.is_first(&source(0, Some(7)), to));
         // a thread that has ended says nothing of its process
-        let process = std::thread::spawn(|| file::process_of(rustix::thread::gettid().as_raw_pid() as u32));
+        let process = std::thread::spawn(|| file::process_of(file::own_thread()));
         assert_eq!(process.join().unwrap(), Some(me));
         for ino in 0..2 * MANY as u64 {
             copies.let_go(&source(ino, Some(0)), to, me, target.as_raw_fd());

@@ -280,6 +280,13 @@ fn has_lease(thread: u32, fd: i32) -> bool {
     text.lines().any(|line| line.starts_with("lock:") && line.contains("LEASE"))
 }
 
+/// This thread's id.
+#[cfg(test)]
+pub fn own_thread() -> u32 {
+    let place = std::fs::read_link("/proc/thread-self").unwrap();
+    place.file_name().unwrap().to_str().unwrap().parse().unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

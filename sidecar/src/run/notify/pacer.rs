@@ -22,6 +22,8 @@ use std::time::Duration;
 const MOST_FILES: usize = 512;
 /// Time after which a file is no longer being written to.
 const IDLE: Duration = Duration::from_secs(1);
+/// Time for which a file that is left alone is not looked at again, which takes some 20 µs.
+const LEFT_ALONE: Duration = Duration::from_millis(1);
 /// Time between two times that pages of a file are given back: what cannot be given back costs every processor a stop.
 const GIVING_BACK: Duration = Duration::from_millis(20);
 /// The kernel itself starts writeback of what is this old (vm.dirty_expire_centisecs).
@@ -56,7 +58,20 @@ struct Known {
     by: (u32, i32),
     mode: Mode,
     file: Result<File, Aside>,
+    /// Of one that is left alone: when that was found out.
     last_call: Duration,
+}
+
+impl Known {
+    /// Whether what is known holds for a call by this thread to this descriptor. That a file is left alone does so
+    /// for a moment: it may be by how that descriptor was opened, or because this process had none to spare.
+    fn holds_for(&self, by: (u32, i32), now: Duration) -> bool {
+        self.file.is_ok() || self.by == by && !self.is_old(now)
+    }
+
+    fn is_old(&self, now: Duration) -> bool {
+        now.saturating_sub(self.last_call) > if self.file.is_ok() { IDLE } else { LEFT_ALONE }
+    }
 }
 
 /// A call that waits.
@@ -183,8 +198,7 @@ impl Pacer {
             return Err(None);
         }
         let met = self.files.iter().position(|known| known.identity == identity);
-        // another descriptor of it may have been opened with O_DIRECT
-        let met = met.filter(|&index| self.files[index].by.1 == call.fd || self.files[index].file.is_ok());
+        let met = met.filter(|&index| self.files[index].holds_for(by, now));
         let index = match met {
             Some(index) => index,
             None => {
@@ -199,8 +213,13 @@ impl Pacer {
             }
         };
         let known = &mut self.files[index];
-        (known.by, known.last_call) = (by, now);
-        known.file.as_ref().map(|_| index).map_err(|&aside| Some(aside))
+        match known.file {
+            Ok(_) => {
+                (known.by, known.last_call) = (by, now);
+                Ok(index)
+            }
+            Err(aside) => Err(Some(aside)),
+        }
     }
 
     fn mode_of(&self, call: &Call) -> Mode {
@@ -326,8 +345,8 @@ impl Pacer {
         let owes_much = self.owed_bytes() >= word.share.window / 8;
         let mut index = 0;
         while index < self.files.len() {
-            let Known { identity, by, mode, file, last_call } = &mut self.files[index];
-            let idle = now.saturating_sub(*last_call) > IDLE;
+            let idle = self.files[index].is_old(now);
+            let Known { identity, by, mode, file, .. } = &mut self.files[index];
             let Ok(file) = file else {
                 if idle {
                     drop(self.files.swap_remove(index))
@@ -385,5 +404,55 @@ impl Pacer {
                 self.elsewhere_forgiven_bytes.saturating_add(unwritten.saturating_sub(owed));
             self.elsewhere_since = now;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::dup2;
+    use std::fs::File as Std;
+    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::path::Path;
+
+    fn pacer() -> Pacer {
+        Pacer::new(&Workload::default(), Programs::new(crate::library::LIBRARY, Vec::new()))
+    }
+
+    fn open(path: &Path, flags: i32) -> OwnedFd {
+        Std::options().create(true).write(true).custom_flags(flags).open(path).unwrap().into()
+    }
+
+    fn write_by(thread: u32, fd: &OwnedFd) -> Call {
+        Call { thread, at: 0, fd: fd.as_raw_fd(), bytes: 4096, kind: Kind::Write }
+    }
+
+    /// A descriptor that waits for the disk by itself says nothing of the next one with its number, or of another
+    /// process's.
+    #[test]
+    fn what_is_left_alone_is_looked_at_again() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = dir.path().join("file");
+        let (mut fd, plain) = (open(&path, libc::O_SYNC), open(&path, 0));
+        // two threads with one table: as two processes whose descriptors have one number
+        let [one, other] = [file::own_thread(), std::process::id()];
+        let mut pacer = pacer();
+        let meet = |pacer: &mut Pacer, thread, fd: &OwnedFd, ms| {
+            assert_eq!(pacer.meet(0, write_by(thread, fd), Duration::from_millis(ms)), Some(Answer::Go));
+            (pacer.report.aside[Aside::Direct as usize], pacer.report.calls)
+        };
+        assert_eq!(meet(&mut pacer, one, &fd, 0), (1, 0));
+        assert_eq!(meet(&mut pacer, one, &fd, 1), (2, 0));
+        dup2(&plain, &mut fd).unwrap();
+        assert_eq!(meet(&mut pacer, one, &fd, 1), (3, 0), "it is looked at for each call");
+        assert_eq!(meet(&mut pacer, one, &fd, 2), (3, 1));
+
+        assert_ne!(one, other);
+        pacer.files.clear();
+        dup2(open(&path, libc::O_SYNC), &mut fd).unwrap();
+        assert_eq!(meet(&mut pacer, one, &fd, 20), (4, 1));
+        dup2(&plain, &mut fd).unwrap();
+        assert_eq!(meet(&mut pacer, other, &fd, 20), (4, 2));
     }
 }
