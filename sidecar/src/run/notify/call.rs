@@ -17,6 +17,10 @@ pub const LARGEST_COPY_BYTES: u64 = 1 << 20;
 pub enum Kind {
     /// Writes what the program has.
     Write,
+    /// Wants space on a disk, which deleted files take as long as they are open here.
+    Allocate,
+    /// Ends a mount, which no file on it may be open for.
+    Unmount,
     /// Has the kernel copy, and gives this errno where it cannot: then programs read and write themselves. These
     /// are the answers that the manual pages give for that case.
     Copy {
@@ -61,7 +65,7 @@ pub struct Call {
     pub thread: u32,
     /// Where in the program it was made.
     pub at: u64,
-    /// The descriptor that it writes to.
+    /// The descriptor that it writes to, if any.
     pub fd: i32,
     /// How many bytes it may write.
     pub bytes: u64,
@@ -87,6 +91,8 @@ impl Call {
         match told.data.nr.into() {
             libc::SYS_sendfile => copy(libc::EINVAL, args[0], args[1], args[2], args[3]),
             libc::SYS_copy_file_range => copy(libc::EXDEV, args[2], args[0], args[1], args[4]),
+            libc::SYS_fallocate => plain(Kind::Allocate, args[0], args[3]),
+            libc::SYS_umount2 => plain(Kind::Unmount, u64::MAX, 0),
             // from a pipe, and never more than is in it
             libc::SYS_splice => plain(Kind::Write, args[2], args[4].min(LARGEST_COPY_BYTES)),
             libc::SYS_writev | libc::SYS_pwritev | libc::SYS_pwritev2 => {

@@ -152,6 +152,11 @@ impl File {
         })
     }
 
+    /// Whether no name is left of it: it is gone once nobody has it open.
+    pub fn is_deleted(&self) -> bool {
+        fstat(&self.own).is_ok_and(|stat| stat.st_nlink == 0)
+    }
+
     /// Says that a call with so many bytes goes.
     pub fn let_go(&mut self, bytes: u64) {
         self.unstarted_bytes = self.unstarted_bytes.saturating_add(bytes);

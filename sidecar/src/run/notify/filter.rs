@@ -14,8 +14,8 @@ const ARCHITECTURE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const ARCHITECTURE: u32 = 0xc000_00b7;
 
-/// The calls, and which of their arguments says how many bytes; `None`: only the program's memory does.
-const CALLS: [(c_long, Option<usize>); 8] = [
+/// The calls, and which of their arguments says how many bytes; `None`: only the program's memory does, or nothing.
+const CALLS: [(c_long, Option<usize>); 10] = [
     (libc::SYS_write, Some(2)),
     (libc::SYS_pwrite64, Some(2)),
     (libc::SYS_sendfile, Some(3)),
@@ -24,6 +24,8 @@ const CALLS: [(c_long, Option<usize>); 8] = [
     (libc::SYS_writev, None),
     (libc::SYS_pwritev, None),
     (libc::SYS_pwritev2, None),
+    (libc::SYS_fallocate, Some(3)),
+    (libc::SYS_umount2, None),
 ];
 
 const LOAD: u32 = BPF_LD | BPF_W | BPF_ABS;

@@ -159,6 +159,10 @@ impl Pacer {
     }
 
     fn decide(&mut self, place: usize, call: Call, now: Duration) -> Option<Answer> {
+        if matches!(call.kind, Kind::Allocate | Kind::Unmount) {
+            self.let_closed_go(call.kind == Kind::Unmount, now);
+            return Some(Answer::Go);
+        }
         let index = match self.find(&call, now) {
             Ok(index) => index,
             Err(None) => return Some(Answer::Go),
@@ -203,6 +207,7 @@ impl Pacer {
             Some(index) => index,
             None => {
                 self.files.retain(|known| known.identity != identity);
+                self.let_closed_go(false, now);
                 if self.files.len() == MOST_FILES {
                     self.forget_oldest(now);
                 }
@@ -343,6 +348,7 @@ impl Pacer {
         self.elsewhere_forgiven_bytes = self.elsewhere_forgiven_bytes.min(self.elsewhere_bytes);
         let limited = word.share != Share::UNLIMITED;
         let owes_much = self.owed_bytes() >= word.share.window / 8;
+        self.let_closed_go(false, now);
         let mut index = 0;
         while index < self.files.len() {
             let idle = self.files[index].is_old(now);
@@ -393,6 +399,22 @@ impl Pacer {
                 file.start();
             }
             self.owe_elsewhere(file.unwritten_bytes(), file.owed_bytes(), now);
+        }
+    }
+
+    /// Closes what its program has closed, deleted files or `all`: space and mounts are not kept longer than without us.
+    fn let_closed_go(&mut self, all: bool, now: Duration) {
+        for index in (0..self.files.len()).rev() {
+            let Known { identity, by, file, .. } = &mut self.files[index];
+            let Ok(file) = file else { continue };
+            let is_deleted = file.is_deleted();
+            if !(all || is_deleted) || Identity::find(by.0, by.1) == Ok(*identity) {
+                continue;
+            }
+            // what was deleted never has to reach the disk
+            let (unwritten, owed) = if is_deleted { (0, 0) } else { (file.unwritten_bytes(), file.owed_bytes()) };
+            self.files.swap_remove(index);
+            self.owe_elsewhere(unwritten, owed, now);
         }
     }
 
@@ -454,5 +476,32 @@ mod tests {
         assert_eq!(meet(&mut pacer, one, &fd, 20), (4, 1));
         dup2(&plain, &mut fd).unwrap();
         assert_eq!(meet(&mut pacer, other, &fd, 20), (4, 2));
+    }
+
+    /// Neither space nor a mount is kept by a file that is open here alone.
+    #[test]
+    fn what_is_closed_and_deleted_is_let_go() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let [deleted, named, kept] = ["deleted", "named", "kept"].map(|name| dir.path().join(name));
+        let (mut pacer, thread) = (pacer(), std::process::id());
+        let fds = [&deleted, &named, &kept].map(|path| open(path, 0));
+        for fd in &fds {
+            pacer.meet(0, write_by(thread, fd), Duration::ZERO);
+        }
+        let [deleted_open, named_open, kept_open] = fds;
+        std::fs::remove_file(&deleted).unwrap();
+        std::fs::remove_file(&kept).unwrap();
+        let mut left_after = |kind| {
+            let call = Call { thread, at: 0, fd: -1, bytes: 4096, kind };
+            assert_eq!(pacer.meet(0, call, Duration::ZERO), Some(Answer::Go));
+            pacer.files.len()
+        };
+        assert_eq!(left_after(Kind::Unmount), 3, "all are open");
+        drop((deleted_open, named_open));
+        assert_eq!(left_after(Kind::Allocate), 2);
+        assert_eq!(left_after(Kind::Unmount), 1);
+        drop(kept_open);
+        pacer.pass_time(Word::NONE, Duration::from_millis(1));
+        assert_eq!(pacer.files.len(), 0);
     }
 }
