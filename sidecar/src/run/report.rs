@@ -171,12 +171,24 @@ impl Report {
             0 => String::new(),
             bytes => format!(", {} swept", show(bytes)),
         };
+        let uncounted = if self.is_mostly_uncounted() {
+            ", most of what met the limit was not counted: memory, reads, or writes that nobody saw"
+        } else {
+            ""
+        };
         format!(
-            "{} written{notified}{swept}, {unwritten}{hits}{kills}, held back {:.1} s, unseen {}",
+            "{} written{notified}{swept}, {unwritten}{hits}{kills}, held back {:.1} s, unseen {}{uncounted}",
             show(self.written_bytes),
             self.held_back_s,
             show(self.unseen_bytes)
         )
+    }
+
+    /// Whether the limit was met by something else than what was counted: then nothing unseen says nothing, because
+    /// the kernel may have written it before it was missed.
+    fn is_mostly_uncounted(&self) -> bool {
+        let counted = self.written_bytes.saturating_add(self.swept_bytes).saturating_add(self.unseen_bytes);
+        self.limit_hits.is_some_and(|hits| hits > 0) && self.peak_usage_bytes.is_some_and(|peak| counted < peak / 2)
     }
 }
 
