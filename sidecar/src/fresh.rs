@@ -1,6 +1,9 @@
 //! A fresh file in a directory that a person named; or why there can be none, with the mend.
 
 use anyhow::{Error, Result, anyhow};
+use rustix::fd::OwnedFd;
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, fstat, openat, stat};
+use rustix::io::Errno;
 use std::io;
 use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
 use std::path::Path;
@@ -24,6 +27,34 @@ pub fn unusable(dir: &Path, error: &io::Error) -> Error {
         _ => return anyhow!("{}: {error}", dir.display()),
     };
     anyhow!("{}: {what}; mend: {mend}", dir.display())
+}
+
+/// Whose a directory is that one process makes, uses, and removes.
+#[derive(Debug)]
+pub enum Claim {
+    /// This process's, as long as the descriptor is open. It cannot be kept from others' hands by its name or process
+    /// id: those mean something else in another container.
+    Ours(OwnedFd),
+    /// Another living process's; or it is gone.
+    Others,
+    /// Its filesystem knows no locks.
+    Unknown,
+}
+
+/// Claims a directory that was just made, or that may have been left by a process that was killed.
+pub fn claim(dir: &Path) -> Claim {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(lock) = openat(CWD, dir, flags, Mode::empty()) else { return Claim::Others };
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) if is_at(&lock, dir) => Claim::Ours(lock),
+        Ok(()) | Err(Errno::WOULDBLOCK) => Claim::Others,
+        Err(_) => Claim::Unknown,
+    }
+}
+
+fn is_at(file: &OwnedFd, path: &Path) -> bool {
+    let (Ok(file), Ok(there)) = (fstat(file), stat(path)) else { return false };
+    (file.st_dev, file.st_ino) == (there.st_dev, there.st_ino)
 }
 
 #[cfg(test)]

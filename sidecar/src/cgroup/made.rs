@@ -6,6 +6,7 @@
 //! group is made beside the launcher's, if no limit is evaded by that; else it says why not.
 
 use super::{level::keyed, own_directory};
+use crate::fresh;
 use anyhow::{Context, Result, anyhow, bail};
 use freeboard_budget::cgroup::{Version, limit, number};
 use rustix::fd::OwnedFd;
@@ -26,15 +27,30 @@ pub const MEND: &str = "start it where groups may be made (as root on the host),
 
 /// A directory that this process made; removed when dropped, if no process is left in it or below.
 #[derive(Debug)]
-struct Directory(PathBuf);
+struct Directory {
+    path: PathBuf,
+    _claim: Option<OwnedFd>,
+}
 
 impl Directory {
-    /// Makes a directory below `parent`, with a name that nothing has.
+    /// Makes a directory below `parent`, with a name that nothing has. Empty ones that a killed launcher has left there
+    /// go.
     fn make(parent: &Path, name: &str) -> Result<Directory> {
+        for left in children(parent).into_iter().filter(|path| is_made_for(path, name)) {
+            if let fresh::Claim::Ours(_lock) = fresh::claim(&left)
+                && processes(&left).is_empty()
+            {
+                let _ = remove_tree(&left);
+            }
+        }
         for attempt in 0..100 {
             let path = parent.join(format!("{name}-{}-{attempt}", std::process::id()));
             match fs::create_dir(&path) {
-                Ok(()) => return Ok(Directory(path)),
+                Ok(()) => match fresh::claim(&path) {
+                    fresh::Claim::Ours(lock) => return Ok(Directory { path, _claim: Some(lock) }),
+                    fresh::Claim::Others => {}
+                    fresh::Claim::Unknown => return Ok(Directory { path, _claim: None }),
+                },
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => {
                     return Err(error).with_context(|| format!("cannot make a cgroup in {}", parent.display()));
@@ -49,8 +65,8 @@ impl Directory {
     fn remove(&self) -> io::Result<()> {
         let mut tries = 0;
         loop {
-            let is_empty = processes(&self.0).is_empty();
-            let removed = if is_empty { remove_tree(&self.0) } else { Err(Errno::BUSY.into()) };
+            let is_empty = processes(&self.path).is_empty();
+            let removed = if is_empty { remove_tree(&self.path) } else { Err(Errno::BUSY.into()) };
             match removed {
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy && tries < REMOVE_TRIES => {
                     tries += 1;
@@ -60,6 +76,13 @@ impl Directory {
             }
         }
     }
+}
+
+/// Whether a directory's name is one that a launcher gives: the name, a process id and a number.
+fn is_made_for(path: &Path, name: &str) -> bool {
+    let rest = path.file_name().and_then(|file| file.to_str()?.strip_prefix(name)?.strip_prefix('-'));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    rest.and_then(|rest| rest.split_once('-')).is_some_and(|(pid, attempt)| is_number(pid) && is_number(attempt))
 }
 
 /// Removes a group and those below it.
@@ -102,7 +125,7 @@ impl Leaf {
     /// Moves this process into a new leaf below `parent`, and hands the memory controller on to `parent`'s children.
     fn enter(parent: &Path) -> Result<Leaf> {
         let directory = Directory::make(parent, "freeboard-launcher")?;
-        put(&directory.0.join("cgroup.procs"), "0")?;
+        put(&directory.path.join("cgroup.procs"), "0")?;
         let leaf = Leaf { parent: parent.to_owned(), directory };
         put(&parent.join("cgroup.subtree_control"), "+memory")?;
         Ok(leaf)
@@ -153,7 +176,7 @@ impl Made {
             Version::V2 => place(own)?,
         };
         let directory = Directory::make(&parent, "freeboard")?;
-        let file = directory.0.join(version.limit_file());
+        let file = directory.path.join(version.limit_file());
         put(&file, &limit_bytes.to_string())?;
         let taken = fs::read(&file).with_context(|| file.display().to_string())?;
         // the kernel counts whole pages
@@ -165,7 +188,7 @@ impl Made {
 
     /// The group's directory.
     pub fn path(&self) -> &Path {
-        &self.directory.0
+        &self.directory.path
     }
 
     /// A door into the group: whoever calls [`Door::enter`] is in it.
@@ -203,7 +226,7 @@ impl Made {
         let Err(error) = self.directory.remove() else { return Ok(()) };
         let pids = processes(&path).join(", ");
         let leaf =
-            self.leaf.as_ref().map_or(String::new(), |leaf| format!(", and {} with it", leaf.directory.0.display()));
+            self.leaf.as_ref().map_or(String::new(), |leaf| format!(", and {} with it", leaf.directory.path.display()));
         bail!(
             "the cgroup {} stays{leaf}: {error}, the command left processes in it ({pids}); mend: rmdir it, and first the groups in it, when they have ended",
             path.display()
@@ -323,5 +346,22 @@ mod tests {
         assert!(place(&scope).unwrap_err().to_string().contains("no group above it can be seen"));
         fs::write(scope.join("cgroup.controllers"), "cpu\n").unwrap();
         assert!(place(&scope).unwrap_err().to_string().contains("not given the memory controller"));
+    }
+
+    #[test]
+    fn what_a_killed_launcher_has_left_goes() {
+        let parent = tempfile::tempdir().unwrap();
+        let [left, foreign] = ["freeboard-1-0", "freeboard-launcher-1-0"].map(|name| parent.path().join(name));
+        fs::create_dir(&left).unwrap();
+        fs::create_dir(&foreign).unwrap();
+        let first = Directory::make(parent.path(), "freeboard").unwrap();
+        assert!(!left.exists() && foreign.exists());
+        let _second = Directory::make(parent.path(), "freeboard").unwrap();
+        assert!(first.path.exists(), "a living one's is removed");
+        // as the kernel leaves it when the launcher is killed
+        let path = parent.path().join("freeboard-1-1");
+        fs::create_dir(&path).unwrap();
+        let _third = Directory::make(parent.path(), "freeboard").unwrap();
+        assert!(!path.exists());
     }
 }

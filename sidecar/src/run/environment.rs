@@ -1,32 +1,49 @@
 //! What the command finds in its environment: the library, and where the region and the socket are.
 
 use crate::fresh;
+use crate::fresh::Claim;
 use anyhow::{Result, anyhow, bail};
+use freeboard_budget::layout::{BUDGET_FILE, COUNTERS_FILE};
+use rustix::fd::OwnedFd;
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
+
+/// What the directories of runs are named.
+const PREFIX: &str = "freeboard-run-";
+/// The socket in it.
+pub const SOCKET_FILE: &str = "socket";
 
 /// Names the directory of the region's files.
 const REGION_VARIABLE: &str = "FREEBOARD_REGION";
 /// Names the socket.
 const SOCKET_VARIABLE: &str = "FREEBOARD_SOCKET";
 
-/// Makes the directory for one run, for this user alone; removed when dropped.
+/// The directory of one run.
+#[derive(Debug)]
+pub struct Private {
+    directory: TempDir,
+    _claim: Option<OwnedFd>,
+}
+
+impl Private {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+/// Makes the directory for one run, for this user alone; removed when dropped, or by a later run.
 ///
 /// # Errors
 /// The directory that is asked for cannot be written; where none is, neither XDG_RUNTIME_DIR nor the one for temporary
 /// files can.
-pub fn private_directory(asked: Option<&Path>) -> Result<TempDir> {
+pub fn private_directory(asked: Option<&Path>) -> Result<Private> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
-    let make = |parent: &Path| {
-        tempfile::Builder::new()
-            .prefix("freeboard-")
-            .permissions(std::fs::Permissions::from_mode(0o700))
-            .tempdir_in(parent)
-    };
     if let Some(parent) = asked {
         return make(parent).map_err(|error| fresh::unusable(parent, &error).context("--region"));
     }
@@ -36,6 +53,39 @@ pub fn private_directory(asked: Option<&Path>) -> Result<TempDir> {
     }
     let parent = std::env::temp_dir();
     make(&parent).map_err(|error| anyhow!("cannot make a directory in {}: {error}; mend: set TMPDIR", parent.display()))
+}
+
+fn make(parent: &Path) -> io::Result<Private> {
+    remove_left(parent);
+    loop {
+        let only_ours = std::fs::Permissions::from_mode(0o700);
+        let directory = tempfile::Builder::new().prefix(PREFIX).permissions(only_ours).tempdir_in(parent)?;
+        match fresh::claim(directory.path()) {
+            Claim::Ours(lock) => return Ok(Private { directory, _claim: Some(lock) }),
+            Claim::Unknown => return Ok(Private { directory, _claim: None }),
+            // taken for one that was left
+            Claim::Others => {}
+        }
+    }
+}
+
+/// Removes what launchers of this user have left that were killed: nothing but the files that they make.
+fn remove_left(parent: &Path) {
+    let own = rustix::process::geteuid().as_raw();
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if !entry.file_name().as_bytes().starts_with(PREFIX.as_bytes())
+            || !entry.metadata().is_ok_and(|directory| directory.is_dir() && directory.uid() == own)
+        {
+            continue;
+        }
+        if let Claim::Ours(_lock) = fresh::claim(&path) {
+            for name in [SOCKET_FILE, BUDGET_FILE, COUNTERS_FILE] {
+                let _ = std::fs::remove_file(path.join(name));
+            }
+            let _ = std::fs::remove_dir(&path);
+        }
+    }
 }
 
 /// Adds the library and the places to a command's environment.
@@ -73,7 +123,33 @@ fn merge(library: &OsStr, existing: &OsStr) -> Result<OsString> {
 
 #[cfg(test)]
 mod tests {
-    use super::merge;
+    use super::*;
+
+    #[test]
+    fn what_a_killed_launcher_has_left_is_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let [left, full, foreign] = ["freeboard-run-left", "freeboard-run-full", "freeboard"].map(|name| {
+            let path = parent.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join(BUDGET_FILE), "").unwrap();
+            path
+        });
+        std::fs::write(full.join("precious"), "").unwrap();
+        let first = make(parent.path()).unwrap();
+        assert!(!left.exists() && full.join("precious").exists() && foreign.join(BUDGET_FILE).exists());
+        let _second = make(parent.path()).unwrap();
+        assert!(first.path().exists(), "a living one's is removed");
+        // as the kernel leaves it when the launcher is killed
+        let Private { directory, _claim } = first;
+        drop(_claim);
+        let path = directory.keep();
+        // a child that another test has forked may hold the claim until it executes
+        let start = std::time::Instant::now();
+        while path.exists() {
+            assert!(start.elapsed().as_secs() < 10, "it stays");
+            make(parent.path()).unwrap();
+        }
+    }
 
     #[test]
     fn what_was_there_is_kept() {

@@ -58,7 +58,7 @@ pub fn run(flags: &cli::Run) -> Result<Ending> {
     let report_file = flags.report.as_deref().map(report::File::open).transpose()?;
     let made = flags.limit.map(Made::with_limit).transpose()?;
     let directory = environment::private_directory(flags.region.as_deref())?;
-    let socket = directory.path().join("socket");
+    let socket = directory.path().join(environment::SOCKET_FILE);
     let service = Service::start(directory.path(), &socket, &workload, service::BUSY)?;
 
     // without a memory cgroup that can be seen no peak is known, and the library goes by the workload file alone
