@@ -314,6 +314,22 @@ interpose! {
         | libc::SYS_mmap, [at, bytes, protection, flags, fd, offset] => {
             mapped(next::mmap64(at, bytes, protection, flags, fd, offset), bytes, protection, flags, fd)
         };
+    fn mremap(at: *mut c_void, bytes: size_t, new_bytes: size_t, flags: c_int, new_at: *mut c_void) -> *mut c_void
+        | libc::SYS_mremap, [at, bytes, new_bytes, flags, new_at] => {
+            let result = next::mremap(at, bytes, new_bytes, flags, new_at);
+            if result != libc::MAP_FAILED {
+                sweep::grown(new_bytes.saturating_sub(bytes));
+            }
+            result
+        };
+    fn mprotect(at: *mut c_void, bytes: size_t, protection: c_int) -> c_int
+        | libc::SYS_mprotect, [at, bytes, protection] => {
+            let result = next::mprotect(at, bytes, protection);
+            if result == 0 {
+                sweep::protected(bytes, protection);
+            }
+            result
+        };
 
     // what makes a process
     fn fork() -> pid_t

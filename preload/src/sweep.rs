@@ -23,8 +23,8 @@ use freeboard_budget::Mode;
 use freeboard_budget::law::COUNTER_LAG;
 use libc::c_int;
 
-/// A smaller mapping is not worth a thread.
-pub const MAPPING_BYTES: usize = 1 << 20;
+/// Less that is mapped, one after another or at once, is not worth a thread.
+const MAPPING_BYTES: u64 = 1 << 20;
 /// Shortest time between two looks, and the longest where nothing was found for long.
 const BUSY_NS: u64 = 5_000_000;
 const IDLE_NS: u64 = 1_000_000_000;
@@ -46,6 +46,10 @@ const MAPS: u8 = 1;
 const CALLS: u8 = 2;
 
 static REASONS: AtomicU8 = AtomicU8::new(0);
+/// Bytes of files that were mapped so that stores reach them.
+static MAPPED: AtomicU64 = AtomicU64::new(0);
+/// Such mappings were made that may not be stored to yet.
+static MAY_BE_OPENED: AtomicBool = AtomicBool::new(false);
 /// The thread looks after them.
 static IS_SWEPT: AtomicBool = AtomicBool::new(false);
 /// The program was compiled by Go.
@@ -67,7 +71,8 @@ static IS_ASKED: AtomicBool = AtomicBool::new(false);
 pub fn reset() {
     REASONS.store(0, Relaxed);
     IS_SWEPT.store(false, Relaxed);
-    for word in [&FOUND, &SENT, &FORGIVEN] {
+    MAY_BE_OPENED.store(false, Relaxed);
+    for word in [&FOUND, &SENT, &FORGIVEN, &MAPPED] {
         word.store(0, Relaxed);
     }
 }
@@ -98,9 +103,8 @@ pub fn is_go() -> bool {
 /// seen here, once it has begun: the first is its sign of life. (Before, its C side may want to be the only thread.)
 #[inline(always)]
 pub fn mapped(bytes: usize, protection: c_int, flags: c_int, fd: c_int) {
-    let is_shared = flags & libc::MAP_SHARED != 0 && protection & libc::PROT_WRITE != 0 && fd >= 0;
-    if is_shared && bytes >= MAPPING_BYTES {
-        mapped_shared(fd);
+    if flags & libc::MAP_SHARED != 0 && fd >= 0 {
+        mapped_shared(bytes, protection, fd);
     } else if IS_GO.load(Relaxed) {
         begin(CALLS);
     }
@@ -108,10 +112,43 @@ pub fn mapped(bytes: usize, protection: c_int, flags: c_int, fd: c_int) {
 
 #[cold]
 #[inline(never)]
-fn mapped_shared(fd: c_int) {
-    if REASONS.load(Relaxed) & MAPS == 0 && process::is_ours() && is_on_disk(fd) {
+fn mapped_shared(bytes: usize, protection: c_int, fd: c_int) {
+    if !process::is_ours() || sys::status_flags(fd) & libc::O_ACCMODE != libc::O_RDWR || !is_on_disk(fd) {
+        return;
+    }
+    if protection & libc::PROT_WRITE != 0 {
+        count(bytes);
+    } else {
+        MAY_BE_OPENED.store(true, Relaxed);
+    }
+}
+
+/// A mapping of whatever has grown by so much.
+#[inline(always)]
+pub fn grown(bytes: usize) {
+    if MAPPED.load(Relaxed) > 0 && process::is_ours() {
+        count(bytes);
+    }
+}
+
+/// So much of whatever is mapped may be stored to from now on, or not.
+#[inline(always)]
+pub fn protected(bytes: usize, protection: c_int) {
+    if MAY_BE_OPENED.load(Relaxed) && protection & libc::PROT_WRITE != 0 && process::is_ours() {
+        count(bytes);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn count(bytes: usize) {
+    let mapped = MAPPED.fetch_add(bytes as u64, Relaxed).saturating_add(bytes as u64);
+    if mapped < MAPPING_BYTES {
+        return;
+    }
+    if REASONS.load(Relaxed) & MAPS == 0 {
         begin(MAPS);
-    } else if is_left_alone() && process::is_ours() {
+    } else if is_left_alone() {
         region::refresh();
     }
 }
@@ -222,6 +259,8 @@ pub struct Sweeper {
     giving_back_ns: u64,
     walked_at: u64,
     walk_took: u64,
+    /// Of what the last walk found, what the ledgers of others account for.
+    others_bytes: u64,
 }
 
 /// What one look found.
@@ -250,6 +289,7 @@ impl Sweeper {
             giving_back_ns: GIVING_BACK_NS,
             walked_at: 0,
             walk_took: 0,
+            others_bytes: 0,
         }
     }
 
@@ -276,6 +316,7 @@ impl Sweeper {
         if is_due || before == 0 {
             self.walk(before, &mut found, now);
         }
+        found.unwritten = found.unwritten.saturating_sub(self.others_bytes);
         settle(&found);
         if found.gives_back {
             self.given_back_at = now;
@@ -286,6 +327,7 @@ impl Sweeper {
         if found.unwritten > 0 {
             FOUND_AT.store(now, Relaxed);
         } else if reasons == MAPS && idle_ns > IDLE_NS && !has_maps() {
+            MAPPED.store(1, Relaxed); // what there is may grow
             REASONS.fetch_and(!MAPS, AcqRel);
             if has_maps() {
                 REASONS.fetch_or(MAPS, AcqRel); // one that was made just now
@@ -322,6 +364,7 @@ impl Sweeper {
         if unexplained <= COUNTER_LAG {
             self.kept.iter_mut().for_each(Kept::close);
             *found = Found::default();
+            self.others_bytes = 0;
             return;
         }
         found.is_sent |= unwritten.is_none_or(|unwritten| unwritten >= region::allowed() / 4) || is_in_the_way();
@@ -330,7 +373,7 @@ impl Sweeper {
         }
         let mut walk = Walk { keys: [0; FILES], files: 0, place: 0, first: self.passed, end: None };
         each_line(MAPS_FILE, |line| {
-            if let Some(map) = Map::read(line).filter(Map::is_large)
+            if let Some(map) = Map::read(line)
                 && walk.comes_by()
             {
                 // only an administrator may follow the first
@@ -353,6 +396,8 @@ impl Sweeper {
         if self.passed == 0 {
             self.kept.iter_mut().filter(|kept| !kept.is_met).for_each(Kept::close);
         }
+        // a file that is open here is written by others, too, who have booked what they wrote
+        self.others_bytes = found.unwritten.saturating_sub(unexplained.saturating_add(COUNTER_LAG));
         self.walk_took = sys::now_ns().wrapping_sub(now);
     }
 
@@ -536,7 +581,7 @@ struct Map<'line> {
 }
 
 impl<'line> Map<'line> {
-    fn is_large(&self) -> bool {
+    fn bytes(&self) -> u64 {
         let mut ends = self.addresses.split(|&byte| byte == b'-').map(|end| {
             end.iter().fold(0u64, |sum, &digit| {
                 let digit = char::from(digit).to_digit(16).unwrap_or(0);
@@ -544,7 +589,7 @@ impl<'line> Map<'line> {
             })
         });
         let (start, end) = (ends.next().unwrap_or(0), ends.next().unwrap_or(0));
-        end.saturating_sub(start) >= MAPPING_BYTES as u64
+        end.saturating_sub(start)
     }
 
     fn read(line: &'line [u8]) -> Option<Map<'line>> {
@@ -556,11 +601,11 @@ impl<'line> Map<'line> {
     }
 }
 
-/// Is there such a mapping?
+/// Are there enough such mappings?
 fn has_maps() -> bool {
-    let mut has_maps = false;
-    each_line(MAPS_FILE, |line| has_maps |= Map::read(line).is_some_and(|map| map.is_large()));
-    has_maps
+    let mut bytes = 0u64;
+    each_line(MAPS_FILE, |line| bytes = bytes.saturating_add(Map::read(line).map_or(0, |map| map.bytes())));
+    bytes >= MAPPING_BYTES
 }
 
 /// Was the descriptor opened to write through the page cache? Not where opening the file again would break a lease.

@@ -240,3 +240,34 @@ print(len(os.listdir('/proc/self/task')))";
     under.assert_never_at_the_limit(test);
     assert_eq!(under.output.trim(), "1", "threads");
 }
+
+/// Mappings that are a reason only by what becomes of them.
+#[test]
+fn small_mappings_that_add_up_are_swept() {
+    let test = "a thread for what is mapped bit by bit";
+    let Some(lab) = Lab::shared(test) else { return };
+    let bench = Bench::new(&lab);
+    let begin = "import ctypes, mmap, os, sys, time
+out = open(sys.argv[1], 'w+b')
+out.truncate(4 << 20)
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+def threads():
+    time.sleep(0.1)
+    print(len(os.listdir('/proc/self/task')))
+";
+    let cases = [
+        ("windows", "for n in range(16): mmap.mmap(out.fileno(), 1 << 16).close()\nthreads()"),
+        ("mremap", "grows = mmap.mmap(out.fileno(), 1 << 16)\ngrows.resize(4 << 20)\nthreads()"),
+        ("mprotect", "at = libc.mmap(None, 4 << 20, 1, 1, out.fileno(), 0)\nlibc.mprotect(at, 4 << 20, 3)\nthreads()"),
+    ];
+    for (case, script) in cases {
+        let mut command = Command::new("python3");
+        command.arg("-c").arg(format!("{begin}{script}")).arg(&bench.copy);
+        let under = measure(&lab, 100 * MB, &mut bench.under(&command));
+        under.assert_ok(case);
+        assert_eq!(under.output.trim(), "2", "{case}: threads");
+    }
+}
