@@ -74,6 +74,9 @@ pub fn look(fd: c_int) -> Entry {
         return entry;
     }
     let Some(entry) = classify(fd) else { return entry };
+    if entry == Entry::aside(Aside::Full) {
+        return entry; // looked at again with its next call: some file may have been closed
+    }
     if let Some(word) = TABLE.get(fd as usize) {
         if word.compare_exchange(UNKNOWN, entry.0, Relaxed, Relaxed).is_err()
             && let Some(file) = entry.file()

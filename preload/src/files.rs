@@ -83,6 +83,8 @@ pub struct File {
     /// What of them had come then.
     come: AtomicU64,
     current_bytes: AtomicU64,
+    /// One more than the offset at which the current charge's plain calls began to write; 0: not known.
+    plain_from: AtomicU64,
     /// Nothing below this was appended by us: the file's size when it was first seen.
     old_end: AtomicU64,
     /// What we appended and have not dropped starts here.
@@ -188,6 +190,7 @@ fn try_open(stat: &Stat, fd: c_int, how: How, mode: Mode, append: bool) -> Optio
     file.class.store(GRANT_CLASS_FIRST as u32 - 2, Relaxed);
     file.swept_ns.store(0, Relaxed);
     file.current_bytes.store(0, Relaxed);
+    file.plain_from.store(0, Relaxed);
     file.syncing.store(0, Relaxed);
     file.attempted_ns.store(0, Relaxed);
     file.late_since_ns.store(0, Relaxed);
@@ -217,6 +220,7 @@ impl File {
             queued_ns: AtomicU64::new(0),
             come: AtomicU64::new(0),
             current_bytes: AtomicU64::new(0),
+            plain_from: AtomicU64::new(0),
             old_end: AtomicU64::new(0),
             kept_from: AtomicU64::new(0),
             class: AtomicU32::new(0),
@@ -500,7 +504,8 @@ impl File {
     }
 
     /// The range of the current charge: what positional calls touched, and where plain writes ended at `position`
-    /// (negative: not known). `u64::MAX` as the end: the end of the file.
+    /// (negative: not known). Reads move the offset on as well as writes do, and so do other processes that share it, so
+    /// what was written says only how far back it may have begun. `u64::MAX` as the end: the end of the file.
     pub fn current_range(&self, position: i64) -> (u64, u64) {
         let (mut low, mut high) = (!self.not_low.load(Relaxed), self.high.load(Relaxed));
         if self.is_append() {
@@ -512,8 +517,16 @@ impl File {
             return (0, u64::MAX);
         }
         let Ok(position) = u64::try_from(position) else { return (0, u64::MAX) };
+        let from = match self.plain_from.load(Relaxed) {
+            0 if self.is_append() => self.old_end(),
+            0 => 0,
+            from => from - 1,
+        };
+        if position < from {
+            return (0, u64::MAX); // somebody moved it back
+        }
         high = high.max(position);
-        low = low.min(position.saturating_sub(self.current_bytes.load(Relaxed)));
+        low = low.min(from).min(position.saturating_sub(self.current_bytes.load(Relaxed)));
         if low < high { (low, high) } else { (0, u64::MAX) }
     }
 
@@ -526,7 +539,9 @@ impl File {
     /// is asked where the file offset is: a thread that writes meanwhile has widened the range before it is charged.
     pub fn cut(&self, position: impl FnOnce() -> i64) -> (u64, u64, u64) {
         let charge = self.current.swap(0, Relaxed);
-        let (low, high) = self.current_range(position());
+        let position = position();
+        let (low, high) = self.current_range(position);
+        self.plain_from.store((position.max(-1) + 1) as u64, Relaxed);
         self.current_bytes.store(0, Relaxed);
         self.forget_range();
         self.push(low, high, charge);
@@ -538,6 +553,9 @@ impl File {
         let charge = self.forgive(charge);
         let cut = |bytes: u64| Some(bytes.saturating_sub(end - low));
         let _ = self.current_bytes.fetch_update(Relaxed, Relaxed, cut);
+        if self.plain.load(Relaxed) {
+            self.plain_from.fetch_max(end.saturating_add(1), Relaxed);
+        }
         // not where a call has just gone below
         let _ = self.not_low.compare_exchange(!low, !end, Relaxed, Relaxed);
         if charge > 0 {
