@@ -1,13 +1,16 @@
-// left vectors|cancel|fork DIR: calls that a ledger could lose count of, then what an ordinary program writes. Prints the
+// left vectors|cancel|fork|moved|many DIR: calls that a ledger could lose count of, then what an ordinary program writes. Prints the
 // longest write call of that last part, in milliseconds.
 //   vectors  small writes, then vectors of 4 MiB
 //   cancel   40 threads that are cancelled while they write 4 MiB blocks
 //   fork     60 children that each write 7 MiB through a descriptor of their parent's
+//   moved    a child moves the offset on after each write of its parent's
+//   many     1,100 files are open and written to, and but for the last one closed
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -42,6 +45,39 @@ static void *writes(void *fd) {
   }
 }
 
+static void moved(int fd) {
+  int to_child[2], back[2];
+  char byte;
+  if (pipe(to_child) || pipe(back)) exit(1);
+  if (fork() == 0) {
+    close(to_child[1]);
+    while (read(to_child[0], &byte, 1) == 1) {
+      lseek(fd, MIB, SEEK_CUR);
+      if (write(back[1], &byte, 1) != 1) break;
+    }
+    _exit(0);
+  }
+  for (int n = 0; n < 60 * 16; n++) {
+    put(fd, 65536);
+    if (write(to_child[1], "x", 1) != 1 || read(back[0], &byte, 1) != 1) exit(1);
+  }
+  close(to_child[1]);
+  wait(NULL);
+}
+
+static void many(const char *dir) {
+  struct rlimit limit = {2000, 2000};
+  setrlimit(RLIMIT_NOFILE, &limit);
+  int first = -1, last = -1;
+  for (int n = 0; n < 1100; n++) {
+    last = file(dir, "one-of-many", n);
+    if (first < 0) first = last;
+    if (write(last, "x", 1) != 1) exit(1);
+  }
+  for (int fd = first; fd < last; fd++) close(fd);
+  put(last, 60 * MIB);
+}
+
 static double now_ms(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -66,6 +102,10 @@ int main(int argc, char **argv) {
       pthread_cancel(thread);
       pthread_join(thread, NULL);
     }
+  } else if (strcmp(argv[1], "moved") == 0) {
+    moved(fd);
+  } else if (strcmp(argv[1], "many") == 0) {
+    many(argv[2]);
   } else {
     put(fd, 2 * MIB);
     for (int n = 0; n < 60; n++) {

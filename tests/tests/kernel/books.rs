@@ -19,7 +19,7 @@ fn vectors_cancelled_calls_and_children_are_accounted_for() {
     let disk = SlowDisk::new(&lab, Filesystem::Xfs, DISK);
     let program = programs::c_program(&lab, "left");
     let mut rows = Vec::new();
-    for what in ["vectors", "cancel", "fork"] {
+    for what in ["vectors", "cancel", "fork", "moved", "many"] {
         let mut command = Command::new(&program);
         command.arg(what).arg(disk.dir());
         rows.push((what, measure(&lab, LIMIT, &mut freeboard::under(&command, None))));
