@@ -203,7 +203,6 @@ fn in_pieces(fd: c_int, offset: i64, bytes: usize, call: &dyn Fn(usize, usize) -
     // what would run over a signed offset is refused
     let is_whole = offset < 0
         || bytes_max < ledger::SMALL
-        || bytes_max as u64 <= ledger::window() / 2
         || start.saturating_add(bytes as u64) > sys::file_size_limit().min(i64::MAX as u64)
         || sys::status_flags(fd) & libc::O_APPEND != 0;
     let mut done = 0;
