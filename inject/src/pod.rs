@@ -201,7 +201,7 @@ fn helper(spec: &Value, report: &Report, options: &Options) -> Value {
         helper["args"] = json!(args);
         // the socket is there when all else is: the library and the region
         helper["startupProbe"] =
-            json!({"exec": {"command": ["test", "-S", SOCKET]}, "periodSeconds": 1, "failureThreshold": 30});
+            json!({"exec": {"command": ["freeboard", "ready", SOCKET]}, "periodSeconds": 1, "failureThreshold": 30});
     } else {
         helper["args"] = json!(["install", LIB]);
     }

@@ -23,6 +23,8 @@ pub enum Command {
     Run(Run),
     /// Serve the library in other containers
     Sidecar(Sidecar),
+    /// Say whether a sidecar listens, for probes
+    Ready(Ready),
     /// Check a workload file and print what it sets
     Check(Check),
     /// Say what a program is, and how each of its writes will be seen
@@ -96,6 +98,13 @@ pub struct Sidecar {
     /// Directory to put libfreeboard.so into first
     #[arg(long, value_name = "DIR")]
     pub install_lib: Option<PathBuf>,
+}
+
+/// Arguments of `freeboard ready`. Ends with 0 where one listens.
+#[derive(Debug, clap::Args)]
+pub struct Ready {
+    /// The sidecar's socket
+    pub socket: PathBuf,
 }
 
 /// Arguments of `freeboard check`.

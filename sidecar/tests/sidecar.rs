@@ -337,6 +337,27 @@ fn the_socket_of_a_dead_sidecar_is_replaced_and_that_of_a_live_one_is_not() {
 }
 
 #[test]
+fn a_probe_hears_whether_it_listens() {
+    let mut sidecar = Sidecar::start(&[]);
+    let ready = |socket: &Path| freeboard(["ready", socket.to_str().unwrap()]).output().unwrap();
+    let (there, tick) = (ready(&sidecar.socket()), sidecar.tick());
+    assert!(there.status.success() && there.stdout.is_empty() && there.stderr.is_empty(), "{}", stderr(&there));
+    eventually("the heart beats", || sidecar.tick() > tick + 2);
+    sidecar.process.kill().unwrap();
+    sidecar.process.wait().unwrap();
+    for gone in [sidecar.socket(), sidecar.dir.path().join("none")] {
+        let not_there = ready(&gone);
+        let want = format!("no sidecar listens at {}: ", gone.display());
+        assert_eq!(not_there.status.code(), Some(2));
+        assert!(
+            stderr(&not_there).contains(&want) && stderr(&not_there).contains("; mend: "),
+            "{}",
+            stderr(&not_there)
+        );
+    }
+}
+
+#[test]
 fn what_cannot_work_is_said_with_its_mend() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();

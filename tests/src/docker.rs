@@ -20,7 +20,7 @@ pub const APT_PACKAGES: &[&str] =
     &["ca-certificates", "docker-compose", "docker.io", "mmdebstrap", "python3-venv", "util-linux"];
 
 /// Where Debian keeps what we run, whatever else the user's PATH has under these names.
-const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 const RELEASE: &str = "bookworm";
 /// What a build in the second image needs beside Rust.
 const BUILD_PACKAGES: &str = "ca-certificates,gcc,libc6-dev";
@@ -165,7 +165,7 @@ fn remove_engines() {
 }
 
 /// Removes a control group and those below it.
-fn remove_groups(group: &Path) -> std::io::Result<()> {
+pub(crate) fn remove_groups(group: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(group)?.flatten().filter(|entry| entry.path().is_dir()) {
         remove_groups(&entry.path())?;
     }

@@ -16,6 +16,7 @@
 //! | [`guest`] | a virtual machine with another kernel, and cgroup v2 |
 //! | [`neighbour`] | what somebody else in a writer's cgroup waits for memory |
 //! | [`pairs`] | benchmarks: medians of runs taken in turns |
+//! | [`podman`] | a Podman of its own |
 //! | [`programs`] | what the programs need: source data, our own small C and Java programs |
 //! | [`truth`] | what is in a file and what is in its page cache |
 //! | [`written`] | the kernel's own count of what is written to a disk |
@@ -34,6 +35,7 @@ pub mod guest;
 pub mod lab;
 pub mod neighbour;
 pub mod pairs;
+pub mod podman;
 pub mod programs;
 pub mod slow_disk;
 pub mod sys;

@@ -2,7 +2,7 @@
 
 use crate::dist;
 use anyhow::{Context, bail};
-use freeboard_tests::{docker, guest, programs};
+use freeboard_tests::{docker, guest, podman, programs};
 use std::path::Path;
 use std::process::Command;
 use xshell::{Shell, cmd};
@@ -36,7 +36,9 @@ const PROGRAMS: &[(&str, &str)] = &[
 pub fn missing_for_tests() -> Vec<&'static str> {
     let all: Vec<_> = PROGRAMS.iter().map(|&(program, _)| program).collect();
     let mut packages = missing(&all);
-    for others in [dist::APT_PACKAGES, docker::APT_PACKAGES, guest::APT_PACKAGES, programs::APT_PACKAGES] {
+    for others in
+        [dist::APT_PACKAGES, docker::APT_PACKAGES, podman::APT_PACKAGES, guest::APT_PACKAGES, programs::APT_PACKAGES]
+    {
         packages.extend(not_installed(others));
     }
     packages.sort_unstable();

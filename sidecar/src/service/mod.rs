@@ -18,6 +18,7 @@ pub(crate) mod state;
 
 pub use container::{Observed, Peak, Summary};
 pub use ledgers::Totals;
+pub use server::check_is_served;
 pub use state::{Snapshot, Watched};
 
 use crate::cgroup::Group;

@@ -57,6 +57,23 @@ fn place(path: &Path) -> String {
     format!("socket {}", path.display())
 }
 
+/// Whether somebody takes connections there; one who is too busy at the moment does.
+fn connects(address: &SocketAddrUnix) -> rustix::io::Result<()> {
+    match connect(&new_socket()?, address) {
+        Err(Errno::AGAIN) => Ok(()),
+        result => result,
+    }
+}
+
+/// A sidecar takes connections on its socket, which is there when all else is: the library and the region.
+///
+/// # Errors
+/// Nobody does, or it may not be asked.
+pub fn check_is_served(path: &Path) -> Result<()> {
+    let result = SocketAddrUnix::new(path).and_then(|address| connects(&address));
+    result.map_err(|error| anyhow::anyhow!("no sidecar listens at {}: {error}; mend: start one", path.display()))
+}
+
 /// A path where a socket may be put.
 #[derive(Debug)]
 pub struct Vacant<'a>(&'a Path);
@@ -75,10 +92,10 @@ impl<'a> Vacant<'a> {
             Ok(there) if !there.file_type().is_socket() => {
                 bail!("{}: something else lies there; mend: remove it or choose another path", place())
             }
-            Ok(_) => match connect(&new_socket().with_context(place)?, &address) {
+            Ok(_) => match connects(&address) {
                 Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(Vacant(path)),
                 Err(Errno::PROTOTYPE) => bail!("{}: another program listens there; mend: choose another path", place()),
-                Ok(()) | Err(Errno::AGAIN) => {
+                Ok(()) => {
                     bail!("{}: another sidecar answers there; mend: end it first or choose another path", place())
                 }
                 Err(error) => Err(error).with_context(place),

@@ -4,10 +4,10 @@
 use anyhow::Context;
 use freeboard_tests::cgroup::groups_named;
 use freeboard_tests::docker::{Engine, succeed};
-use freeboard_tests::freeboard::target_dir;
-use freeboard_tests::lab::{self, Lab, path_str};
+use freeboard_tests::lab::{self, Lab, path_str, run};
+use freeboard_tests::podman::Podman;
 use freeboard_tests::slow_disk::{Filesystem, SlowDisk};
-use freeboard_tests::{MB, MIB, programs, truth};
+use freeboard_tests::{MB, MIB, freeboard, programs, truth};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -55,9 +55,10 @@ fn containers() {
 
     let case = Case { data: disk.dir().join("data"), source: programs::random_file(&lab, DATA), engine, disk };
     fs::create_dir(&case.data).and_then(|()| fs::set_permissions(&case.data, Permissions::from_mode(0o777))).unwrap();
-    case.the_image();
+    case.the_image(&lab);
     case.library_alone(&lab);
     case.app_and_sidecar(&lab);
+    case.a_pod_in_podman(&lab);
     case.the_demo(&lab);
 }
 
@@ -80,16 +81,31 @@ struct Outcome {
 }
 
 impl Case<'_> {
-    /// Small, not root, and the program and the library in it work together.
-    fn the_image(&self) {
+    /// Small, not root, nothing but the program and the library, and they work together.
+    fn the_image(&self, lab: &Lab) {
         let inspect = |format: &str| self.docker(&["inspect", "--format", format, "freeboard"]);
         assert_eq!(inspect("{{.Config.User}} {{.Config.Entrypoint}}"), "65532:65532 [freeboard]");
-        let bytes = |image: &str| -> u64 {
-            self.docker(&["inspect", "--format", "{{.Size}}", image]).parse().expect("a size is a number")
-        };
-        let added = bytes("freeboard") - bytes(BASE);
-        assert!(added < 8 * MIB, "the image is {} MiB larger than its base", added / MIB);
-        self.docker(&["run", "--rm", "--network", "none", "freeboard", "run", "--quiet", "--", "true"]);
+        let bytes: u64 = inspect("{{.Size}}").parse().expect("a size is a number");
+        println!("the image: {bytes} bytes");
+        assert!(bytes < 4 * MIB, "the image has {bytes} bytes");
+        let container = self.docker(&["create", "freeboard"]);
+        let (files, dir) = (lab.dir().join("image.tar"), lab.dir().join("image"));
+        self.docker(&["export", "--output", &path_str(&files), &container]);
+        self.docker(&["rm", &container]);
+        fs::create_dir(&dir).expect("cannot make a directory");
+        run("tar", &["--extract", "--file", &path_str(&files), "--directory", &path_str(&dir)]);
+        // what is empty is the engine's
+        let held = run("find", &[&path_str(&dir), "-type", "f", "-size", "+0", "-printf", "%P %m %T@\n"]);
+        let mut held: Vec<_> = held.lines().collect();
+        held.sort_unstable();
+        let expected = ["usr/local/bin/freeboard 755 0.0000000000", "usr/local/lib/libfreeboard.so 755 0.0000000000"];
+        assert_eq!(held, expected);
+        let run = ["run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", "freeboard"];
+        let said = self.docker(&[&run[..], &["run", "--quiet", "--", "freeboard", "--version"]].concat());
+        assert_eq!(said, concat!("freeboard ", env!("CARGO_PKG_VERSION")));
+        let alone = self.engine.docker().args(run).args(["ready", "/run/freeboard/socket"]).output();
+        let alone = alone.expect("cannot start docker");
+        assert_eq!(alone.status.code(), Some(2), "ready, where there is no sidecar");
     }
 
     /// `docker run` with nothing but the library, to a volume on the disk and to the container's own root.
@@ -137,12 +153,17 @@ impl Case<'_> {
         let begin = Instant::now();
         compose(&["up", "--detach", "--no-build"]);
         let (app, sidecar) = (compose(&["ps", "--quiet", "app"]), compose(&["ps", "--quiet", "freeboard"]));
-        std::thread::sleep(Duration::from_secs(3));
-        let served = self.engine.processes(&app).into_iter().filter(|pid| has_mapped_a_region(*pid)).count();
+        let deadline = begin + Duration::from_secs(15);
+        let serves = || self.engine.processes(&app).into_iter().any(has_mapped_a_region);
+        let mut is_served = serves();
+        while !is_served && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(100));
+            is_served = serves();
+        }
         let code = self.docker(&["wait", &app]);
         let log = self.docker(&["logs", &app]);
         let outcome = Outcome::read(&log, begin);
-        println!("app and sidecar: {outcome:?}; {served} process(es) had a region mapped");
+        println!("app and sidecar: {outcome:?}");
         let said = self.docker(&["logs", &sidecar]);
         compose(&["stop", "freeboard"]);
         let ended = self.docker(&["inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", &sidecar]);
@@ -150,10 +171,60 @@ impl Case<'_> {
         compose(&["down", "--volumes"]);
 
         assert_eq!(code, "0", "{log}");
-        assert!(served > 0, "the writer had not found its sidecar, which said: {said}");
+        assert!(is_served, "the writer had not found its sidecar, which said: {said}");
         outcome.assert_at_home("app and sidecar");
         truth::assert_same(&self.data.join("output"), &self.source);
         assert_eq!(ended, "0 false", "the sidecar did not end as it should: {said}");
+    }
+
+    /// A pod in Podman, as it is written and as `freeboard inject` writes it. (This Podman knows no native sidecars.)
+    fn a_pod_in_podman(&self, lab: &Lab) {
+        let podman = Podman::start(lab).unwrap_or_else(|error| panic!("{error:#}"));
+        let ask =
+            |arguments: &[&str]| succeed(podman.podman().args(arguments)).unwrap_or_else(|error| panic!("{error:#}"));
+        let images = path_str(&lab.dir().join("images.tar"));
+        self.docker(&["save", "--output", &images, BASE, "freeboard"]);
+        ask(&["load", "--quiet", "--input", &images]);
+        let pod = lab.dir().join("writer.yaml");
+        fs::write(&pod, self.pod()).expect("cannot write the pod");
+        let injected = lab.dir().join("injected.yaml");
+        let mut inject = Command::new(freeboard::program());
+        inject.args(["inject", "--library-only"]).arg(&pod).arg("Pod/writer");
+        fs::write(&injected, succeed(&mut inject).expect("cannot inject")).expect("cannot write the pod");
+
+        self.disk.slow_down();
+        let play = |pod: &Path| {
+            let (pod, begin) = (path_str(pod), Instant::now());
+            ask(&["play", "kube", "--network", "host", &pod]);
+            let code = ask(&["wait", "writer-app"]);
+            let (log, wall_s) = (ask(&["logs", "writer-app"]), begin.elapsed().as_secs_f64());
+            ask(&["play", "kube", "--down", &pod]);
+            self.disk.write_out();
+            (code, log, wall_s)
+        };
+        let (plain, log, _) = play(&pod);
+        assert_eq!(plain, "137", "a plain writer was not killed, this shows nothing: {log}");
+        let (code, log, wall_s) = play(&injected);
+        self.disk.full_speed();
+        assert_eq!(code, "0", "{log}");
+        let outcome = Outcome { wall_s, ..Outcome::read(&log, Instant::now()) };
+        println!("a pod in Podman: {outcome:?}");
+        outcome.assert_at_home("a pod in Podman");
+        truth::assert_same(&self.data.join("output"), &self.source);
+    }
+
+    /// A pod that writes the source to the disk.
+    fn pod(&self) -> String {
+        let (source, data) = (self.source.display(), self.data.display());
+        let script = write_and_tell("/data/output");
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: writer}}\nspec:\n  restartPolicy: Never\n  containers:\n  \
+             - name: app\n    image: {BASE}\n    command: [/bin/sh, -c, '{script}']\n    \
+             resources: {{limits: {{memory: 200Mi}}}}\n    volumeMounts:\n    \
+             - {{name: source, mountPath: /source}}\n    - {{name: data, mountPath: /data}}\n  volumes:\n  \
+             - {{name: source, hostPath: {{path: {source}, type: File}}}}\n  \
+             - {{name: data, hostPath: {{path: {data}, type: Directory}}}}\n"
+        )
     }
 
     /// The demonstration, as the README starts it, and without the rights that it asks for there.
@@ -254,7 +325,7 @@ fn the_pod_is_one_that_kubernetes_takes() {
         validate(version, &deploy("pod.yaml")).unwrap_or_else(|error| panic!("{version}: {error:#}"));
     }
     let misspelt = fs::read_to_string(deploy("pod.yaml")).unwrap().replace("startupProbe:", "startProbe:");
-    let file = target_dir().join("misspelt-pod.yaml");
+    let file = freeboard::target_dir().join("misspelt-pod.yaml");
     fs::write(&file, misspelt).unwrap();
     assert!(validate("1.29", &file).is_err(), "the validator took a misspelt pod: it shows nothing");
 }
@@ -328,7 +399,7 @@ fn has_mapped_a_region(pid: u32) -> bool {
 fn validator() -> anyhow::Result<PathBuf> {
     static INSTALLING: Mutex<()> = Mutex::new(());
     let _alone = INSTALLING.lock().unwrap();
-    let environment = target_dir().join("kubernetes-validate");
+    let environment = freeboard::target_dir().join("kubernetes-validate");
     let program = environment.join("bin/kubernetes-validate");
     if !program.exists() {
         succeed(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
