@@ -19,7 +19,7 @@ import os, sqlite3, sys
 database = sqlite3.connect(sys.argv[1], isolation_level=None)
 database.execute('PRAGMA synchronous = FULL')
 database.execute('CREATE TABLE readings (n INTEGER PRIMARY KEY, value TEXT)')
-for n in range(2000):
+for n in range(1000):
     os.read(0, 1)
     database.execute('INSERT INTO readings VALUES (?, ?)', (n, 'x' * 200))
 ";
@@ -140,8 +140,8 @@ fn main() {
         untar.arg("--extract").arg("--file=-").arg("--directory").arg(output);
         untar
     });
-    let inserts = "fast disk: 2,000 sqlite inserts with fsync";
-    without_pressure.ratio(inserts, 101, &disk, |output| {
+    let inserts = "fast disk: 1,000 sqlite inserts with fsync";
+    without_pressure.ratio(inserts, 301, &disk, |output| {
         let mut insert = Command::new(&python);
         insert.args(["-c", SQLITE]).arg(output.join("database"));
         insert
@@ -151,7 +151,7 @@ fn main() {
     let slow = SlowDisk::new(&lab, Filesystem::Xfs, 30 * MIB);
     let small_limit = Bench::new(&lab, 200 * MB);
     let rewrites = "slow disk: one 8 MiB file written 40 times";
-    small_limit.ratio(rewrites, 201, &slow, |output| {
+    small_limit.ratio(rewrites, 401, &slow, |output| {
         let mut command = Command::new(&rewrite);
         command.arg(output.join("file"));
         command
