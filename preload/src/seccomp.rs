@@ -8,7 +8,7 @@
 //! This is one of the modules that may say `unsafe`.
 
 use crate::sys::{self, raw};
-use crate::{apart, helper, process, region, sweep};
+use crate::{apart, helper, process, region, sweep, vfork};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
 use libc::{c_int, c_long};
@@ -117,10 +117,11 @@ pub fn forbids() -> Option<Forbidden> {
 
 /// Is this process under a filter?
 fn is_filtered() -> bool {
-    if process::has_one_thread() {
+    if process::has_one_thread() && !vfork::may_share_memory() {
         return reads_filtered();
     }
-    // in a child, which has a descriptor table of its own: another thread may be about to get the number
+    // in a child, which has a descriptor table of its own: another thread, or a process that shares the table, may be
+    // about to get the number
     let stack = sys::map_private(STACK_BYTES);
     if stack.is_null() {
         return reads_filtered();
