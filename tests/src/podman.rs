@@ -56,14 +56,20 @@ impl Podman {
         Ok(podman)
     }
 
+    /// A program, in there.
+    fn inside(&self, program: &str) -> Command {
+        let of_keeper = PathBuf::from(format!("/proc/{}/ns", self.keeper.id()));
+        let mut inside = Command::new("nsenter");
+        inside.env("PATH", PATH).env("CONTAINERS_CONF", self.dir.join("settings")).stdin(Stdio::null());
+        inside.arg(format!("--mount={}", path_str(&of_keeper.join("mnt"))));
+        inside.arg(format!("--pid={}", path_str(&of_keeper.join("pid_for_children")))).arg(program);
+        inside
+    }
+
     /// `podman`, in there.
     pub fn podman(&self) -> Command {
-        let (of_keeper, dir) = (PathBuf::from(format!("/proc/{}/ns", self.keeper.id())), path_str(&self.dir));
-        let mut podman = Command::new("nsenter");
-        podman.env("PATH", PATH).env("CONTAINERS_CONF", self.dir.join("settings")).stdin(Stdio::null());
-        podman.arg(format!("--mount={}", path_str(&of_keeper.join("mnt"))));
-        podman.arg(format!("--pid={}", path_str(&of_keeper.join("pid_for_children"))));
-        podman.args(["podman", "--root", &format!("{dir}/root"), "--runroot", &format!("{dir}/run"), "--tmpdir"]);
+        let (mut podman, dir) = (self.inside("podman"), path_str(&self.dir));
+        podman.args(["--root", &format!("{dir}/root"), "--runroot", &format!("{dir}/run"), "--tmpdir"]);
         podman.arg(format!("{dir}/tmp"));
         podman
     }
@@ -71,6 +77,8 @@ impl Podman {
 
 impl Drop for Podman {
     fn drop(&mut self) {
+        // it makes directories in blkio's place, where nobody else sees them
+        let _ = self.inside("rm").args(["-rf", &format!("/sys/fs/cgroup/blkio/{GROUP}")]).status();
         let _ = self.keeper.kill();
         let _ = self.keeper.wait();
         let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();

@@ -185,26 +185,28 @@ impl Case<'_> {
         let images = path_str(&lab.dir().join("images.tar"));
         self.docker(&["save", "--output", &images, BASE, "freeboard"]);
         ask(&["load", "--quiet", "--input", &images]);
-        let pod = lab.dir().join("writer.yaml");
-        fs::write(&pod, self.pod()).expect("cannot write the pod");
-        let injected = lab.dir().join("injected.yaml");
+        let file = |name: &str, pod: &str| {
+            let file = lab.dir().join(name).with_extension("yaml");
+            fs::write(&file, pod).expect("cannot write the pod");
+            path_str(&file)
+        };
+        let plain = file("plain", &self.pod("plain"));
         let mut inject = Command::new(freeboard::program());
-        inject.args(["inject", "--library-only"]).arg(&pod).arg("Pod/writer");
-        fs::write(&injected, succeed(&mut inject).expect("cannot inject")).expect("cannot write the pod");
+        inject.args(["inject", "--library-only", &file("writer", &self.pod("writer")), "Pod/writer"]);
+        let injected = file("injected", &succeed(&mut inject).expect("cannot inject"));
 
         self.disk.slow_down();
-        let play = |pod: &Path| {
-            let (pod, begin) = (path_str(pod), Instant::now());
-            ask(&["play", "kube", "--network", "host", &pod]);
-            let code = ask(&["wait", "writer-app"]);
-            let (log, wall_s) = (ask(&["logs", "writer-app"]), begin.elapsed().as_secs_f64());
-            ask(&["play", "kube", "--down", &pod]);
+        let play = |name: &str, pod: &str| {
+            let (app, begin) = (format!("{name}-app"), Instant::now());
+            ask(&["play", "kube", "--network", "host", pod]);
+            let code = ask(&["wait", &app]);
+            let (log, wall_s) = (ask(&["logs", &app]), begin.elapsed().as_secs_f64());
             self.disk.write_out();
             (code, log, wall_s)
         };
-        let (plain, log, _) = play(&pod);
-        assert_eq!(plain, "137", "a plain writer was not killed, this shows nothing: {log}");
-        let (code, log, wall_s) = play(&injected);
+        let (code, log, _) = play("plain", &plain);
+        assert_eq!(code, "137", "a plain writer was not killed, this shows nothing: {log}");
+        let (code, log, wall_s) = play("writer", &injected);
         self.disk.full_speed();
         assert_eq!(code, "0", "{log}");
         let outcome = Outcome { wall_s, ..Outcome::read(&log, Instant::now()) };
@@ -214,11 +216,11 @@ impl Case<'_> {
     }
 
     /// A pod that writes the source to the disk.
-    fn pod(&self) -> String {
+    fn pod(&self, name: &str) -> String {
         let (source, data) = (self.source.display(), self.data.display());
         let script = write_and_tell("/data/output");
         format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: writer}}\nspec:\n  restartPolicy: Never\n  containers:\n  \
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  containers:\n  \
              - name: app\n    image: {BASE}\n    command: [/bin/sh, -c, '{script}']\n    \
              resources: {{limits: {{memory: 200Mi}}}}\n    volumeMounts:\n    \
              - {{name: source, mountPath: /source}}\n    - {{name: data, mountPath: /data}}\n  volumes:\n  \
